@@ -1,0 +1,55 @@
+"""Where numbers and pictures go: one small protocol, several backends at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Backend(Protocol):
+    """A tracker. Called on the main rank only, from one thread; an error in it is warned of once, and it is dropped."""
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        """The resolved configuration, without secrets; once at the start of every launch."""
+        ...
+
+    def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None:
+        """Values named `phase/quantity` after `step` steps, `epoch` finished epochs."""
+        ...
+
+    def images(self, name: str, images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], step: int) -> None:
+        """Pictures (height, width, 3), uint8, under one name; the list may differ in length from call to call."""
+        ...
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
+        """A table such as the per-class results or the confusion matrix."""
+        ...
+
+    def rewind(self, step: int) -> None:
+        """A run was restored at `step`: drop what was written for later steps; the series goes on from there."""
+        ...
+
+    def flush(self) -> None:
+        """Everything given so far survives a kill of this process."""
+        ...
+
+    def close(self, summary: Mapping[str, float]) -> None:
+        """The end of this launch; `summary` holds the final and best metrics."""
+        ...
+
+
+class Visualizer(Protocol):
+    """The fan-out over all backends: the same calls; never raises, never blocks for long. On other ranks: nothing."""
+
+    def config(self, config: Mapping[str, Any]) -> None: ...
+    def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None: ...
+    def images(
+        self, name: str, images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], step: int
+    ) -> None: ...
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None: ...
+    def rewind(self, step: int) -> None: ...
+    def flush(self) -> None: ...
+    def close(self, summary: Mapping[str, float]) -> None: ...
