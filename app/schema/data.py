@@ -231,4 +231,5 @@ DATA: dict[str, type] = {
     "torchvision": TorchvisionDataConf,
     "folder": FolderConf,
     "fake": FakeConf,
+    "custom": DataConf,
 }

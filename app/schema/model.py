@@ -88,6 +88,7 @@ MODELS: dict[str, type] = {
     "mlp": MLPConf,
     "resnet_cifar": ResNetCifarConf,
     "torchvision": TorchvisionModelConf,
+    "custom": ModelConf,
 }
 
 

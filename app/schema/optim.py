@@ -106,6 +106,7 @@ OPTIMS: dict[str, type] = {
     "adamw": AdamWConf,
     "rmsprop": RMSpropConf,
     "torch": TorchOptimConf,
+    "custom": OptimConf,
 }
 
 
@@ -230,4 +231,5 @@ SCHEDULES: dict[str, type] = {
     "one_cycle": OneCycleConf,
     "plateau": PlateauConf,
     "torch": TorchScheduleConf,
+    "custom": ScheduleConf,
 }
