@@ -1,10 +1,17 @@
 """The processes of one run: who am I, what do all of us agree on."""
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from app.env import choose_device
+from app.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -17,6 +24,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -60,3 +68,40 @@ class World:
     @property
     def _collective_device(self) -> torch.device:
         return self.device if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+@contextmanager
+def connected(env: Mapping[str, Any]) -> Iterator[World]:
+    """This process's place among those of the run, connected to them for as long as the context lasts.
+
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun sets them.
+
+    Raises:
+        ConfigError: no such device, or `nccl` without GPUs.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
+    device = choose_device(env["device"], local_rank, local_size)
+    settings = env["dist"]
+    if settings["backend"] == "nccl" and device.type != "cuda":
+        raise ConfigError(f"env.dist.backend=nccl needs GPUs, but the device is {device}; use gloo or auto")
+    if size == 1:
+        yield World(device)
+        return
+    backend = settings["backend"]
+    if backend == "auto":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+    address = settings["master_addr"] or os.environ.get("MASTER_ADDR")
+    port = settings["master_port"] or os.environ.get("MASTER_PORT")
+    dist.init_process_group(
+        backend,
+        init_method=f"tcp://{address}:{port}" if settings["master_addr"] or settings["master_port"] else "env://",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=settings["timeout"]),
+    )
+    try:
+        yield World(device, rank, size, local_rank, local_size)
+    finally:
+        dist.destroy_process_group()

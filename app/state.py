@@ -133,7 +133,7 @@ class Run:
     """One run: built once, passed to every hook."""
 
     config: dict[str, Any]
-    """The resolved configuration as plain values."""
+    """The configuration as plain values, for the record: values from the environment stay `${oc.env:NAME}`."""
     folder: Path
     world: World
     state: TrainState
@@ -141,19 +141,34 @@ class Run:
     metrics: Metrics
     schedule: Schedule
     visualizer: Visualizer
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """Mean loss of (n, classes) logits and the batch's targets."""
     seed: int
-    total_steps: int
     by_epoch: bool
+    length: int
+    """Epochs, or iterations when by_epoch is false."""
+    phase: str = "val"
+    """Prefix of the metric names: `val`, or `test` with mode=test."""
+    tta: bool = False
+    """Average the predictions of an image and its mirror image."""
     hooks: dict[str, Hook] = field(default_factory=dict)
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = field(repr=False, default=None)  # type: ignore[assignment]
     evaluation: Evaluation | None = None
     """The newest evaluation: metrics and, on the main rank, each sample's loss and prediction."""
+    evaluation_seconds: float = 0.0
+    """How long it took."""
+    checkpoint_folder: Path | None = None
+    restored_from: Path | None = None
+    """The checkpoint this launch went on from."""
     stop_reason: str | None = None
     exit_code: int = 0
-    resumed: bool = False
-    checkpoint_folder: Path | None = None
+    skip_nonfinite: bool = False
+    """Do not apply a step whose gradient norm is not finite; looking makes the host wait at every step."""
     interrupted: Callable[[], bool] = lambda: False
     """True once this process was asked to leave (set by the preempt hook); polled between evaluation batches."""
+    evaluate: Callable[[], dict[str, float] | None] = lambda: None
+    """Evaluates the weights as they are now, without hooks; None when interrupted. Set by the engine."""
+    rollback: Callable[[], bool] = lambda: False
+    """Returns to the newest intact checkpoint; False when there is none. Set by app.run."""
 
     def stop(self, reason: str, exit_code: int = 0) -> None:
         """Ends the run after this iteration's commit; the first reason counts."""
@@ -161,5 +176,21 @@ class Run:
             self.stop_reason, self.exit_code = reason, exit_code
 
     @property
+    def total_steps(self) -> int:
+        """Steps of the whole run at the present length and batch size."""
+        return self.length * self.data.steps_per_epoch if self.by_epoch else self.length
+
+    @property
+    def position(self) -> int:
+        """Where the run is on the way to `total_steps`: equals progress.step unless the batch size was changed."""
+        progress = self.state.progress
+        return progress.epoch * self.data.steps_per_epoch + progress.batch if self.by_epoch else progress.step
+
+    @property
+    def count(self) -> int:
+        """Finished epochs (iterations when by_epoch is false): what every interval counts unless told otherwise."""
+        return self.state.progress.epoch if self.by_epoch else self.state.progress.step
+
+    @property
     def finished(self) -> bool:
-        return self.state.progress.step >= self.total_steps
+        return self.count >= self.length

@@ -17,7 +17,7 @@ Hooks run on every rank; writers ask `run.world.is_main`; a decision that depend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -66,10 +66,6 @@ class Hook:
         """Restores `state_dict`'s result."""
 
 
-class HookError(RuntimeError):
-    """An error in a hook; its cause keeps the traceback."""
-
-
 def priority_of(hook: Hook) -> int:
     """The hook's priority as a number."""
     return PRIORITIES[hook.priority] if isinstance(hook.priority, str) else hook.priority
@@ -86,3 +82,13 @@ def bind(hooks: Mapping[str, Hook]) -> dict[str, list[tuple[str, Callable[..., A
         ]
         for point in POINTS
     }
+
+
+def call(point: str, hooks: Sequence[tuple[str, Callable[..., Any]]], *args: Any) -> None:
+    """Calls the bound hooks in order; an error gets a note that names hook and point, and keeps type and traceback."""
+    for name, method in hooks:
+        try:
+            method(*args)
+        except Exception as error:
+            error.add_note(f"raised by hooks.{name} at {point}")
+            raise

@@ -1,0 +1,171 @@
+"""Run folders: which one a launch uses, who holds it, whether its run is finished. Imports no torch.
+
+    outputs/<name>/<date_time>/   checkpoints/  vis_data/  app.log  environment.json  .hydra/<stamp>/
+    outputs/<name>/latest         link to the newest run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from app.errors import ConfigError, RunError
+
+CHECKPOINTS = "checkpoints"
+DONE = "DONE.json"
+SEED = "seed.json"
+RUN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(\.\d+)?$")
+
+
+def wants_resume(resume: bool | str) -> bool:
+    """True for `true`, `auto` and a path, and for a job that its cluster started again."""
+    return resume not in (False, "false") or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
+def resume_path(resume: bool | str, load_from: str | None) -> str | None:
+    """The checkpoint that `resume` (with `load_from`) names, or None when the newest of the run folder is meant."""
+    if isinstance(resume, str) and resume not in ("auto", "true", "false"):
+        return resume
+    return load_from if resume in (True, "true") else None
+
+
+def choose(output_root: str, name: str, mode: str, check: bool, resume: bool | str, load_from: str | None) -> Path:
+    """The folder of a single run: this experiment's newest with `resume`, else a new one, which is made.
+
+    A named checkpoint is continued in its own run's folder when it is the newest one there, else in a new folder.
+    """
+    root = Path(output_root, name)
+    if mode == "train" and not check:
+        named = resume_path(resume, load_from)
+        if named is not None:
+            home = Path(named).absolute().parent.parent
+            if is_run(home) and _is_newest(Path(named)):
+                return home
+        elif wants_resume(resume) and (newest := newest_run(root)) is not None:
+            return newest
+    return _claim(root, "check" if check else mode)
+
+
+def is_run(folder: Path) -> bool:
+    """True when a run was started in `folder`."""
+    return (folder / ".hydra").is_dir()
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """True when there is a manifest, intact or not, of a training run."""
+    return any((folder / CHECKPOINTS).glob("*.json")) or any((folder / CHECKPOINTS).glob("*.damaged"))
+
+
+def newest_run(root: Path) -> Path | None:
+    """The newest training run below `root` that has a checkpoint; if none has, the newest run; by name, not by time."""
+    runs = sorted(folder for folder in root.glob("*") if RUN_NAME.match(folder.name) and is_run(folder))
+    return next((run for run in reversed(runs) if has_checkpoint(run)), runs[-1] if runs else None)
+
+
+def _is_newest(checkpoint: Path) -> bool:
+    def step(manifest: Path) -> int:
+        with suppress(OSError, ValueError):
+            return int(json.loads(manifest.read_text())["step"])
+        return -1
+
+    mine = step(checkpoint.with_suffix(".json"))
+    return all(step(other) <= mine for other in checkpoint.parent.glob("*.json"))
+
+
+def _claim(root: Path, mode: str) -> Path:
+    """A new folder of this second; two launches at once get two."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + ("" if mode == "train" else f"_{mode}")
+    for attempt in range(1000):
+        folder = root / (stamp if attempt == 0 else f"{stamp}.{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            if not root.is_dir():
+                raise RunError(f"{root} is a file; choose another output_root or name", 73) from error
+            continue
+        except OSError as error:
+            raise RunError(
+                f"cannot make the run folder {folder.absolute()}: {error.strerror}; "
+                "choose a writable output_root=… or hydra.run.dir=…",
+                73,
+            ) from error
+        return folder
+    raise AssertionError("a thousand runs in one second")
+
+
+def link_latest(folder: Path) -> None:
+    """Points `latest` beside `folder` to it; a file system without links is left alone."""
+    link = folder.parent / "latest"
+    temporary = folder.parent / f".latest.{os.getpid()}"
+    with suppress(OSError):
+        temporary.symlink_to(folder.name)
+        temporary.replace(link)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds the run folder against a second process.
+
+    Raises:
+        RunError: another process holds it (code 75), or it cannot be written (code 73).
+    """
+    from filelock import FileLock, Timeout
+
+    owner = folder / ".owner.json"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        with suppress(OSError, ValueError):
+            holder = json.loads(owner.read_text())
+            raise RunError(
+                f"{folder} is in use by process {holder['pid']} on {holder['host']} since {holder['since']}; "
+                "wait for it, stop it, or start a run in another folder",
+                75,
+            ) from error
+        raise RunError(f"{folder} is in use by another process", 75) from error
+    except OSError as error:
+        raise RunError(f"cannot write to the run folder {folder.absolute()}: {error.strerror} (as uid {os.getuid()}, "
+                       f"mode {folder.stat().st_mode & 0o777:o}); choose another hydra.run.dir or output_root", 73) from error
+    try:
+        since = datetime.now().isoformat(timespec="seconds")
+        write_json(owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        yield
+    finally:
+        with suppress(OSError):
+            owner.unlink()
+        lock.release()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `path` whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of `path`, or None when there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); delete it") from error
+
+
+def register_resolver() -> None:
+    """Makes `${run_folder:…}` known to OmegaConf; evaluated once, by Hydra, when it makes the folder of a run."""
+    from omegaconf import OmegaConf
+
+    def run_folder(output_root: str, name: str, mode: str, check: bool, resume: Any, load_from: str | None) -> str:
+        return str(choose(output_root, name, mode, check, resume, load_from))
+
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)

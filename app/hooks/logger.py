@@ -1,0 +1,220 @@
+"""Lines of numbers: to the console, the log file and the visualizer."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from app.hooks.base import Hook
+from app.log import ProgressDisplay
+from app.state import Run, StepInfo
+
+logger = logging.getLogger(__name__)
+
+SOURCES = ("loss", "top1", "grad_norm", "lr", "time", "data_time")
+
+
+class Window:
+    """A running `method` over the last `window` values of `source`, over the epoch's, or over all."""
+
+    def __init__(self, source: str, method: str, window: int | str, name: str) -> None:
+        self.source, self.method, self.window, self.name = source, method, window, name
+        self.values: deque[float] = deque(maxlen=window if isinstance(window, int) else 0)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets an epoch's values."""
+        self.count, self.total, self.least, self.greatest, self.last = 0, 0.0, float("inf"), float("-inf"), float("nan")
+
+    def add(self, value: float) -> None:
+        self.last = value
+        if isinstance(self.window, int):
+            self.values.append(value)
+            return
+        self.count += 1
+        self.total += value
+        self.least, self.greatest = min(self.least, value), max(self.greatest, value)
+
+    def result(self) -> float:
+        """NaN before the first value."""
+        if self.method == "last":
+            return self.last
+        if isinstance(self.window, int):
+            if not self.values:
+                return float("nan")
+            if self.method == "mean":
+                return sum(self.values) / len(self.values)
+            return min(self.values) if self.method == "min" else max(self.values)
+        if self.method == "mean":
+            return self.total / self.count if self.count else float("nan")
+        return self.least if self.method == "min" else self.greatest
+
+    def state_dict(self) -> dict[str, Any]:
+        numbers = [self.count, self.total, self.least, self.greatest, self.last]
+        return {"values": list(self.values), "numbers": numbers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.values.extend(state["values"])
+        self.count, self.total, self.least, self.greatest, self.last = state["numbers"]
+
+
+def make_windows(window_size: int, custom: Sequence[Mapping[str, Any]]) -> list[Window]:
+    """The smoothing rules: mean over `window_size` for all but lr; a custom rule without a name replaces its source's."""
+    windows = {source: Window(source, "last" if source == "lr" else "mean", window_size, source) for source in SOURCES}
+    for rule in custom:
+        name = rule.get("name") or rule["source"]
+        windows[name] = Window(rule["source"], rule.get("method", "mean"), rule.get("window", window_size), name)
+    return list(windows.values())
+
+
+class Logger(Hook):
+    """Keeps each step's numbers on the device and reads them all at once every `interval` iterations."""
+
+    def __init__(self, interval: int = 10) -> None:
+        self.interval = interval
+        self.pending: list[StepInfo] = []
+
+    def attach(self, run: Run) -> None:
+        settings = run.config["logging"]
+        self.run = run
+        self.windows = make_windows(settings["window_size"], settings["custom"])
+        self.digits = settings["num_digits"]
+        total = run.length if run.by_epoch else run.total_steps
+        enabled = settings["progress"] if run.world.is_main else False
+        self.display = ProgressDisplay(enabled, total, "epochs" if run.by_epoch else "iterations")
+        self.best: tuple[float, str] | None = None
+
+    def epoch_start(self, run: Run) -> None:
+        if run.state.progress.batch == 0:
+            for window in self.windows:
+                if window.window == "epoch":
+                    window.reset()
+
+    def step_end(self, run: Run, step: StepInfo) -> None:
+        self.pending.append(step)
+        progress = run.state.progress
+        done = progress.batch if run.by_epoch else progress.step
+        last_of_epoch = progress.batch == run.data.steps_per_epoch
+        last_of_run = run.position == run.total_steps
+        short_epoch = self.interval > run.data.steps_per_epoch
+        if done % self.interval == 0 or last_of_run or (short_epoch and last_of_epoch):
+            self.read()
+            self.write(run, step)
+
+    def read(self) -> None:
+        """Moves the pending steps' numbers from the device into the windows: one transfer, and one sum over ranks."""
+        if not self.pending:
+            return
+        steps, self.pending = self.pending, []
+        columns = [torch.stack([step.loss for step in steps]).double()]
+        hits = [correct(step) for step in steps]
+        columns.append(torch.stack([hit if hit is not None else columns[0].new_tensor(float("nan")) for hit in hits]))
+        device_values = self.run.world.sum(torch.stack(columns)).tolist()
+        norms = [step.grad_norm for step in steps if step.grad_norm is not None]
+        norm_values = torch.stack(norms).tolist() if norms else [float("nan")] * len(steps)
+        for loss, hit, norm, step in zip(*device_values, norm_values, steps, strict=True):
+            values = {
+                "loss": loss,
+                "top1": hit / step.size,
+                "grad_norm": norm,
+                "lr": step.lr,
+                "time": step.step_seconds,
+                "data_time": step.data_seconds,
+            }
+            for window in self.windows:
+                value = values[window.source]
+                if value == value or window.source == "loss":
+                    window.add(value)
+
+    def write(self, run: Run, step: StepInfo) -> None:
+        """One line, and the same numbers to the visualizer."""
+        progress = run.state.progress
+        values = {window.name: window.result() for window in self.windows}
+        values = {name: value for name, value in values.items() if value == value or name == "loss"}
+        seconds = values.get("time", step.step_seconds)
+        values["images_per_second"] = step.size / seconds if seconds else float("nan")
+        memory = memory_mib(run.world.device)
+        if memory is not None:
+            values["memory_mib"] = memory
+        if not run.world.is_main:
+            return
+        names = {"loss": "loss", "top1": "top1", "grad_norm": "grad_norm", "lr": "lr"}
+        parts = [f"{name} {self.number(values[name])}" for name in names if name in values]
+        custom = [name for name in values if name not in SOURCES and name not in ("images_per_second", "memory_mib")]
+        parts += [f"{name} {self.number(values[name])}" for name in custom]
+        parts.append(f"time {seconds * 1000:.1f} ms (data {values.get('data_time', 0.0) * 1000:.1f})")
+        parts.append(f"{values['images_per_second']:.0f} img/s")
+        if memory is not None:
+            parts.append(f"memory {memory:.0f} MiB")
+        parts.append(f"eta {timedelta(seconds=int(self.remaining_seconds(run, seconds)))}")
+        line = f"{where(run)}  " + "  ".join(parts)
+        self.display.update(run.count, line)
+        logger.info(line)
+        run.visualizer.scalars(
+            {f"train/{name}": value for name, value in values.items()}, step=progress.step, epoch=progress.epoch
+        )
+
+    def remaining_seconds(self, run: Run, step_seconds: float) -> float:
+        """Steps still to do and, at the rate seen so far, their evaluations."""
+        left = run.total_steps - run.position
+        if not run.by_epoch:
+            return left * step_seconds
+        return left * step_seconds + (run.length - run.state.progress.epoch) * run.evaluation_seconds
+
+    def number(self, value: float) -> str:
+        return f"{value:.{self.digits}g}" if abs(value) < 0.01 else f"{value:.{self.digits}f}"
+
+    def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
+        if not run.world.is_main:
+            return
+        progress = run.state.progress
+        text = "  ".join(f"{name} {self.number(value)}" for name, value in metrics.items())
+        logger.info("%s  %s  (%.1f s)", where(run), text, run.evaluation_seconds)
+        run.visualizer.scalars(metrics, step=progress.step, epoch=progress.epoch)
+
+    def finish(self, run: Run, error: BaseException | None) -> None:
+        self.display.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        self.read()
+        return {"windows": {window.name: window.state_dict() for window in self.windows}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for window in self.windows:
+            if window.name in state["windows"]:
+                window.load_state_dict(state["windows"][window.name])
+
+
+def correct(step: StepInfo) -> torch.Tensor | None:
+    """Correct predictions of this rank in one step, a float64 scalar on the device; None for soft targets."""
+    total = None
+    for logits, targets in zip(step.logits, step.targets, strict=True):
+        if targets.ndim != 1:
+            return None
+        count = (logits.argmax(-1) == targets).sum(dtype=torch.float64)
+        total = count if total is None else total + count
+    return total
+
+
+def where(run: Run) -> str:
+    """`epoch 3/20 iter 10/23` or `iter 30/1000`, 1-based, of what was just done."""
+    progress = run.state.progress
+    if not run.by_epoch:
+        return f"iter {progress.step}/{run.length}"
+    if progress.batch == 0:
+        return f"epoch {progress.epoch}/{run.length}"
+    return f"epoch {progress.epoch + 1}/{run.length} iter {progress.batch}/{run.data.steps_per_epoch}"
+
+
+def memory_mib(device: torch.device) -> float | None:
+    """Peak device memory since the last call; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / 2**20
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak

@@ -1,0 +1,43 @@
+"""The newest and the best value of the run's metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.hooks.base import Hook
+from app.state import Run
+
+
+class Monitor(Hook):
+    """Always on: what the command returns, the summary names, and trackers show as the result."""
+
+    priority = "LOWEST"
+
+    def __init__(self, metric: str, rule: str) -> None:
+        self.metric, self.rule = metric, rule
+        self.latest: dict[str, float] = {}
+        self.best: float | None = None
+        self.best_epoch = self.best_step = 0
+
+    def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
+        self.latest = dict(metrics)
+        value = metrics.get(self.metric)
+        if value is None or value != value:
+            return
+        if self.best is None or (value > self.best if self.rule == "greater" else value < self.best):
+            self.best = value
+            self.best_epoch, self.best_step = run.state.progress.epoch, run.state.progress.step
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The last metrics, and the best of the monitored one as `best/NAME`."""
+        best = {} if self.best is None else {f"best/{self.metric.partition('/')[2]}": self.best}
+        return {**self.latest, **best}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest": self.latest, "best": self.best, "epoch": self.best_epoch, "step": self.best_step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.latest, self.best = dict(state["latest"]), state["best"]
+        self.best_epoch, self.best_step = state["epoch"], state["step"]

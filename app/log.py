@@ -1,0 +1,71 @@
+"""Console and file logging."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+
+class ConsoleHandler(logging.StreamHandler[Any]):
+    """Writes to standard error's terminal above a live progress display, and plainly everywhere else."""
+
+    console: Console | None = None
+    """Set while a progress display is shown; lines must go through it, or they tear the display."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if ConsoleHandler.console is None:
+            super().emit(record)
+        else:
+            ConsoleHandler.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+class ProgressDisplay:
+    """A live line with the run's progress; nothing where there is no terminal."""
+
+    def __init__(self, enabled: bool | str, total: int, unit: str) -> None:
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+        if enabled is True or (enabled == "auto" and sys.stdout.isatty()):
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            console = Console(file=sys.stdout)
+            self.progress = Progress(
+                TextColumn(unit),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+                console=console,
+                transient=True,
+            )
+            self.task = self.progress.add_task("", total=total)
+            ConsoleHandler.console = console
+            self.progress.start()
+
+    def update(self, completed: int, text: str) -> None:
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, completed=completed, description=text)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            ConsoleHandler.console = None
+
+
+def quiet_other_ranks(rank: int) -> None:
+    """Lets ranks above 0 speak from WARNING on, with their number."""
+    if rank == 0:
+        return
+    handler = ConsoleHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter(f"[%(asctime)s][rank {rank}][%(levelname)s] %(message)s", "%H:%M:%S"))
+    logging.getLogger().addHandler(handler)
