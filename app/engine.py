@@ -84,7 +84,7 @@ def make_train_step(
     """The function that does one optimizer step; what does not change between steps is looked up here, once."""
     state, world = run.state, run.world
     model, optimizer, scaler, progress = state.forward, state.optimizer, state.scaler, state.progress
-    seed_step = step_seeder(run.seed, world.rank, world.device)
+    seed_step = step_seeder(run.rank_seed, world.rank, world.device)
     groups = [(group, group["initial_lr"]) for group in optimizer.param_groups]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -105,7 +105,7 @@ def make_train_step(
                     scaled = part * (share * world.size)  # ranks average their gradients: together the mean
                 else:
                     scaled = part
-                (scaled if scaler is None else scaler.scale(scaled)).backward()
+                (scaled if scaler is None else scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
             part = part.detach() * share if share != 1 else part.detach()
             loss = part if loss is None else loss + part
             logits.append(output.detach()[: micro.size])

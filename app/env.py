@@ -31,12 +31,14 @@ def choose_device(device: str, local_rank: int = 0, local_size: int = 1) -> torc
     except RuntimeError as error:
         raise ConfigError(f"env.device={device} is no device; use auto, cpu, cuda, cuda:N or mps") from error
     if chosen.type == "cuda":
-        index = chosen.index if chosen.index is not None else local_rank
         if count == 0:
-            raise ConfigError(f"env.device={device}: this machine has no usable CUDA device; use env.device=cpu or auto")
-        if chosen.index is None and local_size > count:
-            # A launcher may show each task only its own GPU.
-            index = 0 if count == 1 and "SLURM_PROCID" in os.environ else index
+            raise ConfigError(
+                f"env.device={device}: this machine has no usable CUDA device; use env.device=cpu or auto"
+            )
+        # A launcher may show each of its tasks only that task's own GPU.
+        index = local_rank % count if device == "cuda" and count == 1 else local_rank
+        if ":" in device:
+            index = chosen.index
         if index >= count:
             raise ConfigError(
                 f"env.device={device}: rank {local_rank} of this machine wants cuda:{index}, found {count} CUDA "

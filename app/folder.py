@@ -1,7 +1,7 @@
 """Run folders: which one a launch uses, who holds it, whether its run is finished. Imports no torch.
 
-    outputs/<name>/<date_time>/   checkpoints/  vis_data/  app.log  environment.json  .hydra/<stamp>/
-    outputs/<name>/latest         link to the newest run
+outputs/<name>/<date_time>/   checkpoints/  vis_data/  app.log  environment.json  .hydra/<stamp>/
+outputs/<name>/latest         link to the newest run
 """
 
 from __future__ import annotations
@@ -132,8 +132,11 @@ def held(folder: Path) -> Iterator[None]:
             ) from error
         raise RunError(f"{folder} is in use by another process", 75) from error
     except OSError as error:
-        raise RunError(f"cannot write to the run folder {folder.absolute()}: {error.strerror} (as uid {os.getuid()}, "
-                       f"mode {folder.stat().st_mode & 0o777:o}); choose another hydra.run.dir or output_root", 73) from error
+        raise RunError(
+            f"cannot write to the run folder {folder.absolute()}: {error.strerror} (as uid {os.getuid()}, "
+            f"mode {folder.stat().st_mode & 0o777:o}); choose another hydra.run.dir or output_root",
+            73,
+        ) from error
     try:
         since = datetime.now().isoformat(timespec="seconds")
         write_json(owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})

@@ -94,3 +94,19 @@ def machine(device: torch.device) -> dict[str, Any]:
         described["gpu"] = torch.cuda.get_device_name(device)
         described["cuda"] = torch.version.cuda
     return described
+
+
+def overrides() -> list[str]:
+    """The overrides of this launch, without `resume`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
+
+
+def choices() -> str:
+    """The overrides of this launch that choose from a group, each with a space behind it: what a test needs again."""
+    from hydra.core.hydra_config import HydraConfig
+
+    groups = HydraConfig.get().runtime.choices
+    chosen = [word for word in overrides() if word.partition("=")[0].lstrip("+~") in groups or word.startswith("data.")]
+    return "".join(f"{word} " for word in chosen)

@@ -20,12 +20,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def _plain(node: Any) -> Any:
     if isinstance(node, DictConfig):
-        if OmegaConf.is_missing({"node": node}, "node") or node._is_none():
-            return None
-        return {str(key): _item(node, key) for key in node}
+        return None if node._is_none() else {str(key): _item(node, key) for key in node}
     if isinstance(node, ListConfig):
         return None if node._is_none() else [_item(node, index) for index in range(len(node))]
-    return getattr(node, "name", node) if hasattr(node, "name") and hasattr(node, "value") else node
+    return node
 
 
 def _item(parent: DictConfig | ListConfig, key: Any) -> Any:

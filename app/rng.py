@@ -31,7 +31,7 @@ def step_seeder(seed: int, rank: int, device: torch.device) -> Callable[[int], N
     cpu = torch.default_generator
     accelerator: torch.Generator | None = None
     if device.type == "cuda":
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         accelerator = torch.cuda.default_generators[device.index or 0]
     elif device.type == "mps":
         accelerator = torch.mps._get_default_mps_generator()

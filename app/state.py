@@ -144,6 +144,8 @@ class Run:
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     """Mean loss of (n, classes) logits and the batch's targets."""
     seed: int
+    rank_seed: int
+    """Of what is drawn inside a step: the same, unless randomness.diff_rank_seed."""
     by_epoch: bool
     length: int
     """Epochs, or iterations when by_epoch is false."""

@@ -32,6 +32,8 @@ class Hook:
 
     priority: int | str = 50
     """Set from the config; lower runs first."""
+    in_test: bool = True
+    """False: left out with mode=test."""
 
     def attach(self, run: Run) -> None:
         """Allocate state; the model is built, nothing is restored yet."""

@@ -64,7 +64,7 @@ class Window:
 
 
 def make_windows(window_size: int, custom: Sequence[Mapping[str, Any]]) -> list[Window]:
-    """The smoothing rules: mean over `window_size` for all but lr; a custom rule without a name replaces its source's."""
+    """The smoothing rules: the mean over `window_size`, and lr as it is; a custom rule without a name replaces one."""
     windows = {source: Window(source, "last" if source == "lr" else "mean", window_size, source) for source in SOURCES}
     for rule in custom:
         name = rule.get("name") or rule["source"]

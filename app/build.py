@@ -1,0 +1,186 @@
+"""From configuration to objects: the only place that instantiates anything, after `app.check` has passed it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from app.data.feed import build_feed
+from app.dist import World
+from app.errors import ConfigError
+from app.hooks.base import Hook
+from app.hooks.monitor import Monitor
+from app.loss import build_loss
+from app.metric_names import metric_rules, resolve
+from app.metrics import Metrics
+from app.optim import build_optimizer
+from app.record import plain
+from app.rng import mix
+from app.schema.data import DataConf
+from app.state import DataFeed, Run, Schedule, TrainState
+from app.visualizer.base import Visualizer
+from app.visualizer.fanout import build as build_visualizer
+
+logger = logging.getLogger(__name__)
+
+FEED_KEYS = frozenset(DataConf.__dataclass_fields__) - {"_target_"}
+
+
+def make(node: DictConfig | Mapping[str, Any], **extra: Any) -> Any:
+    """The object of `node._target_`; `extra` and the node's other keys are its arguments, as plain lists and dicts."""
+    config = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    assert isinstance(config, dict)
+    made = instantiate(OmegaConf.create(config, flags={"allow_objects": True}), _convert_="all", **extra)
+    # Hydra's partial checks its policy again at every call, 150 µs; functools' own does not.
+    return functools.partial(made.func, *made.args, **made.keywords) if isinstance(made, functools.partial) else made
+
+
+def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_init: bool) -> Run:
+    """All objects of a run, seeded by `seed`; pretrained weights are put in only `with_init`.
+
+    Raises:
+        ConfigError, DataError: what only shows when the objects are made.
+    """
+    data = build_data(cfg, world, seed)
+    seed_building(seed)
+    model = build_model(cfg, data, with_init).to(world.device)
+    optimizer = build_optimizer(model, plain(cfg.optim), global_batch=cfg.data.batch_size * cfg.train.accumulate)
+    amp = amp_mode(cfg.train.amp)
+    scaler = torch.amp.GradScaler(world.device.type) if amp == "fp16" else None
+    phase = "test" if cfg.mode == "test" else "val"
+    by_epoch = cfg.train.by_epoch
+    length = cfg.train.max_epochs if by_epoch else cfg.train.max_iters
+    run = Run(
+        config=plain(cfg),
+        folder=folder,
+        world=world,
+        state=TrainState(model=model, forward=model, optimizer=optimizer, scaler=scaler),
+        data=data,
+        metrics=build_metrics(cfg, data),
+        schedule=build_schedule(cfg, data, by_epoch, length),
+        visualizer=build_visualizers(cfg, folder, world),
+        loss=build_loss(plain(cfg.loss), len(data.classes)),
+        seed=seed,
+        rank_seed=seed + world.rank if cfg.randomness.diff_rank_seed else seed,
+        by_epoch=by_epoch,
+        length=length,
+        phase=phase,
+        tta=cfg.tta is not None,
+    )
+    rules = metric_rules(plain(cfg))
+    metric = resolve(cfg.metrics.monitor, rules)
+    run.hooks = {"monitor": Monitor(metric, rules[metric]), **build_hooks(cfg)}
+    return run
+
+
+def seed_building(seed: int) -> None:
+    """Seeds what initialises the weights: the same on every rank."""
+    value = mix(seed, "build")
+    torch.manual_seed(value)
+    np.random.seed(value & 0xFFFFFFFF)
+    random.seed(value)
+
+
+def build_data(cfg: DictConfig, world: World, seed: int) -> DataFeed:
+    """The data set, read by its target from the keys that are its own, and fed as the common keys say."""
+    settings = plain(cfg.data)
+    accepted = parameters_of(cfg.data._target_)
+    own = {key: value for key, value in settings.items() if key not in FEED_KEYS or key in accepted}
+    splits = make(own)
+    feed: DataFeed = build_feed(
+        splits,
+        {key: settings[key] for key in FEED_KEYS if key in settings},
+        world=world,
+        seed=seed,
+        accumulate=cfg.train.accumulate,
+        start_method=cfg.env.mp.start_method,
+    )
+    return feed
+
+
+def parameters_of(target: str) -> set[str]:
+    """The names of a callable's parameters."""
+    return set(inspect.signature(get_method(target)).parameters)
+
+
+def build_model(cfg: DictConfig, data: DataFeed, with_init: bool) -> nn.Module:
+    """The model; what its config leaves open and its constructor takes (num_classes, …) comes from the data set."""
+    config = plain(cfg.model)
+    init = config.pop("init", None) or {}
+    known = {"num_classes": len(data.classes), "in_channels": data.channels, "image_size": data.image_size}
+    accepted = parameters_of(config["_target_"])
+    for key, value in known.items():
+        if config.get(key) is None and key in accepted:
+            config[key] = value
+    own = {key: value for key, value in config.items() if key in accepted or key not in known or value is not None}
+    model = make({**own, "_convert_": "all"})
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model._target_={config['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
+    if with_init and init.get("checkpoint"):
+        from app.models.pretrained import load_pretrained
+
+        logger.info(load_pretrained(model, init["checkpoint"], init.get("prefix")))
+    return model
+
+
+def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:
+    """The metrics of spec section 10; more of them from `metrics.extra`."""
+    settings = plain(cfg.metrics)
+    classes = list(data.classes)
+    extra = {
+        name: make({"num_classes": len(classes), **node} if "task" in node else node)
+        for name, node in settings.pop("extra").items()
+    }
+    return Metrics(settings, classes, multi_label=data.multi_label, loss=plain(cfg.loss), extra=extra)
+
+
+def build_schedule(cfg: DictConfig, data: DataFeed, by_epoch: bool, length: int) -> Schedule:
+    """The learning-rate factor as a function of the step; lengths in its config are epochs or iterations."""
+    steps_per_unit = data.steps_per_epoch if by_epoch else 1
+    schedule: Schedule = make(cfg.schedule, total_steps=length * steps_per_unit, steps_per_unit=steps_per_unit)
+    return schedule
+
+
+def build_visualizers(cfg: DictConfig, folder: Path, world: World) -> Visualizer:
+    """The fan-out over the configured backends, on the main rank; nothing elsewhere."""
+    backends = {}
+    if world.is_main:
+        group = folder.parent.name if folder.parent.name.startswith("sweep_") else None
+        for name, node in cfg.visualizer.items():
+            if node is not None:
+                place = {"folder": folder / "vis_data", "run_name": folder.name, "experiment_name": cfg.name}
+                backends[name] = make(node, **place, sweep=group)
+    return build_visualizer(backends, world)
+
+
+def build_hooks(cfg: DictConfig) -> dict[str, Hook]:
+    """The hooks by name; null ones are left out."""
+    hooks: dict[str, Hook] = {}
+    for name, node in cfg.hooks.items():
+        if node is None:
+            continue
+        config = plain(node)
+        priority = config.pop("priority", None)
+        hook = make(config)
+        if not isinstance(hook, Hook):
+            raise ConfigError(f"hooks.{name}._target_ made a {type(hook).__name__}, not an app.hooks.base.Hook")
+        if priority is not None:
+            hook.priority = priority
+        hooks[str(name)] = hook
+    return hooks
+
+
+def amp_mode(amp: bool | str) -> str | None:
+    """`bf16`, `fp16`, or None for off."""
+    return None if amp in (False, "off") else str(amp)

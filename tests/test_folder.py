@@ -1,0 +1,88 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import folder
+from app.errors import RunError
+
+
+def make_run(root: Path, name: str, *steps: int) -> Path:
+    run = root / name
+    (run / ".hydra" / "1").mkdir(parents=True)
+    (run / folder.CHECKPOINTS).mkdir()
+    for step in steps:
+        (run / folder.CHECKPOINTS / f"iter_{step}.json").write_text(json.dumps({"step": step}))
+        (run / folder.CHECKPOINTS / f"iter_{step}.pth").write_text("")
+    return run
+
+
+def choose(root: Path, resume: bool | str = False, load_from: str | None = None, mode: str = "train") -> Path:
+    return folder.choose(str(root), "x", mode, False, resume, load_from)
+
+
+def test_fresh_runs_never_share_a_folder(tmp_path: Path) -> None:
+    assert len({choose(tmp_path) for _ in range(5)}) == 5
+
+
+def test_resume_takes_the_newest_run_by_name_that_has_a_checkpoint(tmp_path: Path) -> None:
+    root = tmp_path / "x"
+    older = make_run(root, "2026-01-01_00-00-00", 5)
+    newer = make_run(root, "2026-01-02_00-00-00", 3)
+    make_run(root, "2026-01-03_00-00-00")
+    make_run(root, "2026-01-04_00-00-00_test", 9)
+    os.utime(older)
+    assert choose(tmp_path, resume=True) == newer
+    assert choose(tmp_path, resume="auto") == newer
+    assert choose(tmp_path, resume=False) not in (older, newer)
+    assert choose(tmp_path, resume=True, mode="test") not in (older, newer)
+
+
+def test_resume_without_any_checkpoint_goes_on_in_the_newest_run(tmp_path: Path) -> None:
+    newest = make_run(tmp_path / "x", "2026-01-03_00-00-00")
+    assert choose(tmp_path, resume=True) == newest
+
+
+def test_a_named_checkpoint_continues_in_place_only_when_it_is_the_newest(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "x", "2026-01-01_00-00-00", 3, 5)
+    checkpoints = run / folder.CHECKPOINTS
+    assert choose(tmp_path, resume=str(checkpoints / "iter_5.pth")) == run
+    assert choose(tmp_path, resume=True, load_from=str(checkpoints / "iter_5.pth")) == run
+    assert choose(tmp_path, resume=str(checkpoints / "iter_3.pth")) != run
+
+
+def test_a_requeued_job_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not folder.wants_resume(False)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert folder.wants_resume(False)
+
+
+def test_a_held_folder_names_its_holder(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from app import folder\nwith folder.held(Path(sys.argv[1])):\n print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(RunError, match=f"in use by process {holder.pid} on ") as raised, folder.held(tmp_path):
+            pass
+        assert raised.value.exit_code == 75
+        holder.kill()
+    with folder.held(tmp_path):
+        pass
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(RunError, match="cannot make the run folder|is a file") as raised:
+        choose(tmp_path)
+    assert raised.value.exit_code == 73
+
+
+def test_latest_follows_the_newest_launch(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        folder.link_latest(tmp_path / name)
+    assert (tmp_path / "latest").resolve() == tmp_path / "b"
