@@ -1,0 +1,288 @@
+"""When to save, what counts as best, and what happens when a save fails."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from app.checkpoint import FULL, WEIGHTS, collect, config_sha256
+from app.clock import due
+from app.errors import DATA, IO, ConfigError, DataError
+from app.hooks.base import Hook
+from app.metric_names import metric_rules, resolve
+from app.saver import Saver
+from app.state import Run
+from app.store import Save, Store
+from app.writer import SaveError
+
+MAX_FAILURES = 2
+"""In a row; then the run ends."""
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoint(Hook):
+    """Saves at the commit of an iteration: periodically, the best by a metric, and the last state. On rank 0."""
+
+    in_test = False
+
+    def __init__(
+        self,
+        interval: int = 1,
+        by_epoch: bool = True,
+        every_minutes: float | None = None,
+        out_dir: str | None = None,
+        max_keep_ckpts: int = -1,
+        save_best: str | Sequence[str] | None = None,
+        rule: str | Sequence[str] | None = None,
+        save_last: bool = True,
+        save_begin: int = 0,
+        save_optimizer: bool = True,
+        filename: str | None = None,
+        async_save: bool = True,
+    ) -> None:
+        """Arguments as in app.schema.hooks.CheckpointConf; `out_dir` takes effect through `run.checkpoint_folder`.
+
+        Raises:
+            ConfigError: an argument alone, or two together, make no sense.
+        """
+        if interval == 0:
+            raise ConfigError("hooks.checkpoint.interval must be >= 1, or -1 for no checkpoints at all, got 0")
+        self.interval, self.by_epoch, self.save_begin = interval, by_epoch, save_begin
+        self.every_seconds = None if every_minutes is None else 60 * every_minutes
+        self.save_best = [save_best] if isinstance(save_best, str) else list(save_best or [])
+        self.rule = [rule] if isinstance(rule, str) else list(rule or [])
+        self.max_keep_ckpts, self.save_last, self.save_optimizer = max_keep_ckpts, save_last, save_optimizer
+        self.filename = _checked_filename(filename, by_epoch)
+        self.out_dir = out_dir
+        self.rules: dict[str, str] = {}
+        self.best: dict[str, dict[str, float]] = {}
+        self._beaten: dict[str, dict[str, float] | None] = {}
+        """Metrics that the last evaluation was the best by, and what was best before."""
+        self._metrics: dict[str, float] = {}
+        self._saved = (0, -1)
+        self._saved_at = time.monotonic()
+        self._in_flight: dict[str, dict[str, float] | None] = {}
+        """The same of the save that is being written."""
+        self._saver = Saver(in_background=async_save)
+        self._store: Store | None = None
+        self._failures = self._stop_code = 0
+        self._problem = ""
+
+    def attach(self, run: Run) -> None:
+        self.rules = _best_rules(self.save_best, self.rule, metric_rules(run.config))
+        if self.interval < 0:
+            logger.info("hooks.checkpoint.interval=-1: no checkpoint will be written")
+            return
+        if not self.save_optimizer:
+            logger.warning("hooks.checkpoint.save_optimizer=false: the checkpoints cannot be resumed from")
+        if run.world.is_main:
+            folder = run.checkpoint_folder or run.folder / "checkpoints"
+            self._store = Store(folder, list(self.rules), self.max_keep_ckpts)
+            self._store.open()
+
+    def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
+        self._metrics = dict(metrics)
+        candidates = {name: metrics[name] for name in self.rules if name in metrics}
+        improved = [name for name, value in candidates.items() if self._is_better(name, value)]
+        self._beaten = {name: self.best.get(name) for name in run.world.broadcast(improved)}
+        for name in self._beaten:
+            self.best[name] = {"value": candidates[name], "step": run.state.progress.step}
+
+    def commit(self, run: Run) -> None:
+        if self.interval < 0:
+            return
+        if self._saver.busy:
+            self._settle(run, wait=False)
+        progress = run.state.progress
+        periodic = self._is_due(run) or (self.save_last and _is_over(run))
+        if (periodic or self._beaten) and (progress.step, progress.evaluated) != self._saved:
+            self._save(run, periodic)
+
+    def finish(self, run: Run, error: BaseException | None) -> None:
+        if self.interval >= 0:
+            try:
+                if error is None:
+                    self._save_last(run)
+                else:
+                    self._settle(run, wait=True)
+            finally:
+                self._saver.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "saved": list(self._saved)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best = {name: dict(value) for name, value in state["best"].items()}
+        self._saved = (int(state["saved"][0]), int(state["saved"][1]))
+        self._beaten = {}
+
+    def _is_better(self, name: str, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        if name not in self.best:
+            return True
+        best = self.best[name]["value"]
+        return value > best if self.rules[name] == "greater" else value < best
+
+    def _is_due(self, run: Run) -> bool:
+        progress = run.state.progress
+        if self.by_epoch:
+            is_due = progress.batch == 0 and due(progress.epoch, self.interval, self.save_begin)
+        else:
+            is_due = due(progress.step, self.interval, self.save_begin)
+        if self.every_seconds is not None:
+            elapsed = time.monotonic() - self._saved_at >= self.every_seconds
+            is_due |= bool(run.world.agree(int(elapsed)))
+        return is_due
+
+    def _stem(self, run: Run) -> str:
+        """The file's name: by epoch only where the epoch is over and nothing of it is left to do."""
+        progress = run.state.progress
+        if not self.by_epoch:
+            return self.filename.format(progress.step)
+        pending = run.stop_reason is not None and not run.finished and progress.evaluated < progress.step
+        return f"iter_{progress.step}" if progress.batch or pending else self.filename.format(progress.epoch)
+
+    def _save(self, run: Run, periodic: bool) -> None:
+        """Every rank takes part; the loop waits for the snapshot, and for the save before where that still runs."""
+        self._settle(run, wait=True)
+        self._agree_to_stop(run)
+        progress = run.state.progress
+        self._saved, self._saved_at = (progress.step, progress.evaluated), time.monotonic()
+        self._in_flight, self._beaten = self._beaten, {}
+        state = collect(run, with_optimizer=self.save_optimizer)
+        if self._store is None:
+            return
+        entry = Save(
+            stem=self._stem(run),
+            step=progress.step,
+            epoch=progress.epoch,
+            evaluated=progress.evaluated,
+            kind=FULL if self.save_optimizer else WEIGHTS,
+            periodic=periodic,
+            best=list(self._in_flight),
+            metrics=self._metrics,
+            config_sha256=config_sha256(run),
+        )
+        run.visualizer.flush()
+        parameters = frozenset(name for name, _ in run.state.model.named_parameters())
+        self._saver.submit(state, partial(write_finite, self._store, entry, parameters))
+
+    def _save_last(self, run: Run) -> None:
+        """What is still to be saved at the end; a failure is tried once more, now that nothing else is going on."""
+        progress = run.state.progress
+        if self.save_last and _is_over(run) and (progress.step, progress.evaluated) != self._saved:
+            self._save(run, periodic=True)
+        self._settle(run, wait=True)
+        if run.world.agree(int(0 < self._failures < MAX_FAILURES and not self._stop_code)):
+            self._save(run, periodic=True)
+            self._settle(run, wait=True)
+        self._agree_to_stop(run)
+
+    def _settle(self, run: Run, wait: bool) -> None:
+        """Takes note of how the save in flight ended; `wait` for it, or look."""
+        try:
+            name = self._saver.drain() if wait else self._saver.poll()
+        except (SaveError, DataError) as error:
+            self._take_back(error)
+            if run.world.size == 1:
+                self._agree_to_stop(run)
+            return
+        if name is not None:
+            self._failures = 0
+            logger.info("saved %s", name)
+
+    def _take_back(self, error: SaveError | DataError) -> None:
+        """A save that failed: what it would have been the best of is not."""
+        for name, before in self._in_flight.items():
+            if self.best[name]["step"] != self._saved[0]:
+                continue
+            if before is None:
+                del self.best[name]
+            else:
+                self.best[name] = before
+        self._failures += 1
+        self._stop_code = DATA if isinstance(error, DataError) else IO if self._failures >= MAX_FAILURES else 0
+        newest = self._store.manifests()[-1:] if self._store is not None else []
+        kept = f"the last good checkpoint is {newest[0].name}" if newest else "there is no checkpoint yet"
+        self._problem = f"{error}; {kept}"
+        logger.warning("%s%s", self._problem, "" if self._stop_code else "; training goes on")
+
+    def _agree_to_stop(self, run: Run) -> None:
+        """Every rank leaves when rank 0 cannot save; nothing else the run ended by matters as much."""
+        code = run.world.agree(self._stop_code)
+        if code and run.exit_code != code:
+            run.stop_reason, run.exit_code = self._problem or "rank 0 cannot save", code
+
+
+def _is_over(run: Run) -> bool:
+    """The run ends here, and not because its numbers are no longer finite."""
+    return run.finished or (run.stop_reason is not None and run.exit_code != DATA)
+
+
+def write_finite(store: Store, entry: Save, parameters: frozenset[str], state: Mapping[str, Any]) -> str:
+    """Saves `state`, unless its weights are not finite; returns the file's name.
+
+    Raises:
+        DataError: naming the first such entry of the model.
+        SaveError: see `Store.save`.
+    """
+    name = nonfinite(state["model"], parameters)
+    if name is not None:
+        raise DataError(f"{name} is not finite at step {entry.step}: not saved")
+    return store.save(state, entry)
+
+
+def nonfinite(model: Mapping[str, Any], parameters: frozenset[str]) -> str | None:
+    """The first parameter with a NaN or an infinity, or buffer with a NaN (masks hold infinities); None if all is well.
+
+    A sum is finite when all its terms are, short of an overflow; only where it is not, each number is looked at.
+    """
+    for name, value in model.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            continue
+        total = value.sum()
+        if bool(total.isfinite()):
+            continue
+        bad = ~value.isfinite() if name in parameters else value.isnan()
+        if bool(bad.any()):
+            return name
+    return None
+
+
+def _best_rules(names: Sequence[str], given: Sequence[str], known: Mapping[str, str | None]) -> dict[str, str]:
+    """Each metric to keep the best by, in order, with `greater` or `less`.
+
+    Raises:
+        ConfigError: an unknown metric, a wrong number of rules, or a direction that nobody knows.
+    """
+    if given and len(given) not in (1, len(names)):
+        raise ConfigError(
+            f"hooks.checkpoint.rule has {len(given)} entries for {len(names)} of save_best; give one each"
+        )
+    rules = {}
+    for index, name in enumerate(names):
+        metric = resolve(name, known)
+        rule = given[min(index, len(given) - 1)] if given else known[metric]
+        if rule not in ("greater", "less"):
+            raise ConfigError(f"hooks.checkpoint.rule must say greater or less for {metric}, got {rule!r}")
+        rules[metric] = rule
+    return rules
+
+
+def _checked_filename(filename: str | None, by_epoch: bool) -> str:
+    pattern = ("epoch_{}" if by_epoch else "iter_{}") if filename is None else filename.removesuffix(".pth")
+    if not re.fullmatch(r"[\w.-]*\{\}[\w.-]*", pattern) or pattern.startswith("."):
+        raise ConfigError(
+            f"hooks.checkpoint.filename must be letters, digits, '_', '-' and '.' with one {{}} for the number, "
+            f"got {filename!r}"
+        )
+    return pattern
