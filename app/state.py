@@ -167,6 +167,10 @@ class Run:
     """Do not apply a step whose gradient norm is not finite; looking makes the host wait at every step."""
     interrupted: Callable[[], bool] = lambda: False
     """True once this process was asked to leave (set by the preempt hook); polled between evaluation batches."""
+    save_requested: bool = False
+    """Save at this iteration's commit, and go on; the checkpoint hook sets it back."""
+    leave: Callable[[], None] | None = None
+    """Called last of all when set, everything being saved and closed: a cluster launcher's own signal handler."""
     evaluate: Callable[[], dict[str, float] | None] = lambda: None
     """Evaluates the weights as they are now, without hooks; None when interrupted. Set by the engine."""
     rollback: Callable[[], bool] = lambda: False

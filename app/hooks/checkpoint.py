@@ -102,7 +102,8 @@ class Checkpoint(Hook):
         if self._saver.busy:
             self._settle(run, wait=False)
         progress = run.state.progress
-        periodic = self._is_due(run) or (self.save_last and _is_over(run))
+        periodic = self._is_due(run) or (self.save_last and (run.save_requested or _is_over(run)))
+        run.save_requested = False
         if (periodic or self._beaten) and (progress.step, progress.evaluated) != self._saved:
             self._save(run, periodic)
 

@@ -1,0 +1,78 @@
+"""Stopping when a metric no longer improves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from app.errors import ConfigError
+from app.hooks.base import Hook
+from app.metric_names import metric_rules, resolve
+from app.state import Run
+
+
+class EarlyStop(Hook):
+    """Decides after each validation; the checkpoint hook saves what is left at the next commit."""
+
+    in_test = False
+
+    def __init__(
+        self,
+        monitor: str = "auto",
+        rule: str | None = None,
+        min_delta: float = 0.0,
+        patience: int = 5,
+        check_finite: bool = True,
+        threshold: float | None = None,
+    ) -> None:
+        """Arguments as in app.schema.hooks.EarlyStopConf."""
+        self.monitor, self.rule, self.min_delta, self.patience = monitor, rule, min_delta, patience
+        self.check_finite, self.threshold = check_finite, threshold
+        self.best: float | None = None
+        self.waited = 0
+
+    def attach(self, run: Run) -> None:
+        rules = metric_rules(run.config)
+        self.monitor = resolve(self.monitor, rules)
+        self.rule = self.rule or rules[self.monitor]
+        if self.rule not in ("greater", "less"):
+            raise ConfigError(f"hooks.early_stop.rule must say greater or less for {self.monitor}, got {self.rule!r}")
+
+    def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
+        if self.monitor not in metrics:
+            raise ConfigError(f"hooks.early_stop.monitor={self.monitor} is not among {', '.join(metrics)}")
+        value = metrics[self.monitor]
+        if self._is_better(value):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        if (reason := self._reason(value)) is not None:
+            run.stop(f"early stop: {reason}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]
+
+    def _is_better(self, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        if self.best is None:
+            return True
+        gain = value - self.best if self.rule == "greater" else self.best - value
+        return gain > self.min_delta
+
+    def _reason(self, value: float) -> str | None:
+        name = self.monitor
+        if self.check_finite and not math.isfinite(value):
+            return f"{name} is {value}"
+        if self.threshold is not None:
+            reached = value >= self.threshold if self.rule == "greater" else value <= self.threshold
+            if reached:
+                return f"{name} = {value:g} reached {self.threshold:g}"
+        if self.waited > 0 and self.waited >= self.patience:
+            best = "" if self.best is None else f" on {self.best:g}"
+            return f"{name} has not improved{best} in {self.waited} validation(s)"
+        return None
