@@ -139,6 +139,7 @@ class SyncBuffersConf(HookConf):
     """Average all ranks' buffers before validation and at the end of an epoch."""
 
     _target_: str = "app.hooks.sync_buffers.SyncBuffers"
+    priority: int | str = "ABOVE_NORMAL"
 
 
 @dataclass
@@ -179,12 +180,13 @@ class NanGuardConf(HookConf):
     """What to do when the loss or the gradients are not finite."""
 
     _target_: str = "app.hooks.nan_guard.NanGuard"
+    priority: int | str = "LOWEST"
     policy: str = knob("stop", choices=("stop", "skip", "rollback"))
-    """stop: leave with code 65 after max_bad checks in a row; skip: do not apply the step; rollback: return to the last checkpoint."""
+    """stop: leave with code 65; skip: do not apply a step with non-finite gradients; rollback: return to the last checkpoint, then skip."""
     interval: int = knob(10, ge=1)
-    """Look every so many iterations (looking makes the device wait); every save is looked at too."""
+    """Look every so many iterations (looking makes the device wait), and at each epoch's end; policy=skip waits at every one."""
     max_bad: int = knob(1, ge=1)
-    """How many bad looks in a row before the policy acts (stop, rollback)."""
+    """How many bad looks in a row before the policy acts; skip: stop after max_bad * interval skipped steps in a row."""
     max_rollbacks: int = knob(3, ge=1)
     """After so many rollbacks the run stops."""
 
@@ -194,7 +196,7 @@ class PreciseBNConf(HookConf):
     """Recompute batch-norm statistics on training data before validation."""
 
     _target_: str = "app.hooks.precise_bn.PreciseBN"
-    priority: int | str = "ABOVE_NORMAL"
+    priority: int | str = "BELOW_NORMAL"
     num_samples: int = knob(8192, ge=1)
     """How many training samples."""
     interval: int = knob(1, ge=1)

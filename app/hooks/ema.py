@@ -1,0 +1,179 @@
+"""An average of the weights, and evaluation on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from app.errors import CheckpointError, ConfigError
+from app.hooks.base import Hook
+from app.schema.hooks import EMAConf
+from app.state import Run, StepInfo
+
+
+class EMA(Hook):
+    """Averages the weights after every step; the first averaged step copies them.
+
+    `exponential` and `swa` give what torch.optim.swa_utils.AveragedModel gives; `annealing` is MMEngine's
+    MomentumAnnealingEMA. Until `begin`, and for buffers that are not averaged, the average equals the weights, so
+    nothing is copied until somebody asks for it.
+
+    Raises:
+        ConfigError: momentum and decay, or begin_epoch and begin_iter, are both given.
+    """
+
+    in_test = False  # what is loaded then is the average
+
+    def __init__(
+        self,
+        kind: str,
+        momentum: float,
+        decay: float | None,
+        gamma: int,
+        begin_epoch: int,
+        begin_iter: int,
+        update_buffers: bool,
+        evaluate_on_ema: bool,
+        evaluate_on_origin: bool,
+    ) -> None:
+        if decay is not None and momentum not in (EMAConf.momentum, 1 - decay):
+            raise ConfigError(f"hooks.ema.momentum={momentum} and hooks.ema.decay={decay}: give one of the two")
+        if begin_epoch and begin_iter:
+            raise ConfigError(
+                f"hooks.ema.begin_epoch={begin_epoch} and hooks.ema.begin_iter={begin_iter}: give one of the two"
+            )
+        self.kind, self.gamma = kind, gamma
+        self.momentum = momentum if decay is None else 1 - decay
+        self.begin_epoch, self.begin_iter = begin_epoch, begin_iter
+        self.update_buffers = update_buffers
+        self.evaluate_on_ema, self.evaluate_on_origin = evaluate_on_ema, evaluate_on_origin
+        self.updates = 0
+        """Steps in the average; 0: it is the weights."""
+        self.average: dict[str, torch.Tensor] = {}
+        """By the names of the model's state_dict; empty while `updates` is 0."""
+        self.buffers_behind = False
+        self.origin: dict[str, float] = {}
+
+    def attach(self, run: Run) -> None:
+        self.model = run.state.model
+        self.persistent = self.model.state_dict().keys()
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        self.averaged = [name for name, parameter in parameters.items() if parameter.dtype.is_floating_point]
+        self.sources = [parameters[name] for name in self.averaged]
+        if self.update_buffers:
+            buffers = self._buffers()
+            self.averaged += [name for name, buffer in buffers.items() if buffer.dtype.is_floating_point]
+
+    def step_end(self, run: Run, step: StepInfo) -> None:
+        progress = run.state.progress
+        if progress.epoch >= self.begin_epoch and progress.step > self.begin_iter:
+            self.update()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes the present weights into the average."""
+        if self.updates == 0:
+            self.average = {name: tensor.detach().clone() for name, tensor in self._live().items()}
+            self.targets = [self.average[name] for name in self.averaged]
+        else:
+            torch._foreach_lerp_(self.targets, self._sources(), self.weight())
+        self.updates += 1
+        self.buffers_behind = True
+
+    def weight(self) -> float:
+        """The share of the next update."""
+        if self.kind == "swa":
+            return 1 / (self.updates + 1)
+        if self.kind == "annealing":
+            return max(self.momentum, self.gamma / (self.gamma + self.updates))
+        return self.momentum
+
+    @contextmanager
+    def evaluating(self, run: Run) -> Iterator[None]:
+        self.origin = {}
+        if not self.evaluate_on_ema or self.updates == 0:
+            yield
+            return
+        if self.evaluate_on_origin:
+            self.origin = run.evaluate() or {}
+            self.origin_seconds = run.evaluation_seconds
+        with self.swapped():
+            yield
+
+    def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
+        if not (self.evaluate_on_ema and self.evaluate_on_origin):
+            return
+        if self.origin:
+            run.evaluation_seconds += self.origin_seconds
+        origin = self.origin or metrics.copy()
+        metrics.update({f"{name}_origin": value for name, value in origin.items()})
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The model holds the average inside this context, and its own weights again after it, whatever happens.
+
+        Values are copied, not pointers: FSDP and captured CUDA graphs keep their own references to the storage.
+        """
+        live, average = self._live(), self._current()
+        mine, theirs = list(live.values()), [average[name] for name in live]
+        buffers = [name for name in self._buffers() if name in average]
+        with torch.no_grad():
+            kept = [tensor.detach().clone() for tensor in mine]
+        try:
+            with torch.no_grad():
+                torch._foreach_copy_(mine, theirs)
+            yield
+            with torch.no_grad():  # statistics that were recomputed for the average stay with it
+                _copy([average[name] for name in buffers], [live[name] for name in buffers])
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(mine, kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        average = self._current() if self.updates else self._live()
+        return {"updates": self.updates, "average": {name: tensor.detach() for name, tensor in average.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        live, saved = self._live(), state["average"]
+        if different := live.keys() ^ saved.keys():
+            raise CheckpointError(
+                f"the checkpoint's average (hooks.ema) is of another model: it differs in {sorted(different)[:5]}"
+            )
+        self.updates, self.buffers_behind = state["updates"], False
+        self.average = {}
+        if self.updates:
+            with torch.no_grad():
+                self.average = {name: torch.empty_like(live[name]).copy_(saved[name]) for name in live}
+            self.targets = [self.average[name] for name in self.averaged]
+
+    def _current(self) -> dict[str, torch.Tensor]:
+        """The average with the buffers that it follows brought up to date."""
+        if self.buffers_behind:
+            follow = {name: buffer for name, buffer in self._buffers().items() if name not in self.averaged}
+            with torch.no_grad():
+                _copy([self.average[name] for name in follow], list(follow.values()))
+            self.buffers_behind = False
+        return self.average
+
+    def _live(self) -> dict[str, torch.Tensor]:
+        return dict(self.model.named_parameters(remove_duplicate=False)) | self._buffers()
+
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        """Looked up each time: a module may put another tensor in a buffer's place, never in a parameter's."""
+        buffers = self.model.named_buffers(remove_duplicate=False)
+        return {name: buffer for name, buffer in buffers if name in self.persistent}
+
+    def _sources(self) -> list[torch.Tensor]:
+        if not self.update_buffers:
+            return list(self.sources)
+        buffers = self._buffers()
+        return [*self.sources, *(buffers[name] for name in self.averaged[len(self.sources) :])]
+
+
+def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    """`torch._foreach_copy_` refuses empty lists."""
+    if targets:
+        torch._foreach_copy_(targets, sources)

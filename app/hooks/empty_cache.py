@@ -1,0 +1,33 @@
+"""Memory given back to the device."""
+
+from __future__ import annotations
+
+import torch
+
+from app.hooks.base import Hook
+from app.state import Run, StepInfo
+
+
+class EmptyCache(Hook):
+    """Frees the CUDA caching allocator's unused blocks; on any other device nothing happens."""
+
+    def __init__(self, before_epoch: bool, after_epoch: bool, after_iter: bool) -> None:
+        self.before_epoch, self.after_epoch, self.after_iter = before_epoch, after_epoch, after_iter
+
+    def epoch_start(self, run: Run) -> None:
+        if self.before_epoch:
+            empty_cache(run)
+
+    def step_end(self, run: Run, step: StepInfo) -> None:
+        if self.after_iter:
+            empty_cache(run)
+
+    def epoch_end(self, run: Run) -> None:
+        if self.after_epoch:
+            empty_cache(run)
+
+
+def empty_cache(run: Run) -> None:
+    """Frees what `run`'s device holds unused."""
+    if run.world.device.type == "cuda":
+        torch.cuda.empty_cache()
