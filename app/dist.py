@@ -1,7 +1,7 @@
 """The processes of one run: who am I, what do all of us agree on."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,6 +43,17 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[torch.Tensor], weight: float = 1.0) -> None:
+        """Replaces floating-point tensors by their mean over all ranks, this one `weight` times; one exchange."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([*(tensor.flatten().to(torch.float32) for tensor in tensors), tensors[0].new_ones(1)])
+        dist.all_reduce(flat.mul_(weight))
+        means = flat[:-1] / flat[-1]
+        for tensor, mean in zip(tensors, torch.split(means, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
     def broadcast(self, value: T) -> T:
         """Rank 0's `value` (any small picklable object) on every rank."""
