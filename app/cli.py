@@ -1,25 +1,262 @@
-"""The command line: composes the configuration, checks it, and starts the job."""
+"""The command line: composes the configuration, checks it, and starts the job. Imports no torch.
 
+Hydra's own `main` decorator prints an error and leaves; so its parts are called here in the same order, and what they
+raise becomes one message with an exit code.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import hydra
-from omegaconf import DictConfig
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
+from app import command_line, folder
+from app.check import require
+from app.command_line import CommandLine
+from app.errors import CANNOT_WRITE, CannotWrite, ConfigError, RunError
+from app.explain import causes, culprit, explain, is_hydra_error
 from app.schema import register
+from app.targets import hydra_refusals
+
+logger = logging.getLogger(__name__)
 
 _HERE = Path(__file__).resolve().parent
 CONF = next(str(path) for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
 """The folder of config files: beside the package in a checkout, inside it in a wheel."""
-
-
-@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
-def _main(config: DictConfig) -> float:
-    from app.run import run_job
-
-    return run_job(config)
+BUG, INTERRUPTED = 70, 130
+MOST_PROBLEMS = 10
 
 
 def entry() -> None:
-    """The console script `app` and `python -m app`."""
+    """The console script `app` and `python -m app`: runs the command line and leaves with its exit code."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except RunError as error:
+        if command_line.rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Does what the arguments ask for.
+
+    Raises:
+        RunError: with a message for a person and an exit code.
+    """
+    line = command_line.split(arguments)
+    if line.has("--help", "-h"):
+        from app.help import show_help
+
+        return show_help(line.settings)
+    if line.has("--shell-completion", "-sc"):
+        from app.completion import is_query, script
+
+        if not is_query(line.settings):
+            print(script(line.settings))
+            return 0
+    elif not line.has("--hydra-help", "--version"):
+        line.settings = command_line.for_rank(command_line.checked_settings(line.settings), command_line.rank())
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a user's own classes; `python -m` has it there, a console script has not
+    with session(line) as (hydra, options):
+        return dispatch(hydra, options, line)
+
+
+@contextmanager
+def session(line: CommandLine) -> Iterator[tuple[Hydra, Any]]:
+    """Hydra with our schema, config folder and launchers, and the parsed options."""
+    from app.launch.plugins import register as register_launchers
+
+    version.setbase("1.3")
     register()
-    _main()
+    folder.register_resolver()
+    options = get_args_parser().parse_args([*line.flags, *line.settings])
+    search_path = create_config_search_path(options.config_path or CONF)
+    if options.config_dir is not None:
+        own = Path(options.config_dir).resolve()
+        if not own.is_dir():
+            raise ConfigError(f"--config-dir {options.config_dir}: there is no folder {own}")
+        search_path.prepend("command-line", f"file://{own}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    hydra = Hydra.create_main_hydra2("app", search_path)
+    register_launchers()
+    try:
+        yield hydra, options
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def dispatch(hydra: Hydra, options: Any, line: CommandLine) -> int:
+    """Runs the one command that the flags name; without any: a job."""
+    name = options.config_name or "config"
+    if options.shell_completion:
+        from app.completion import query
+
+        query(hydra, name)
+    elif options.hydra_help:
+        hydra.hydra_help(config_name=name, args_parser=get_args_parser(), args=options)
+    elif options.info is not None:
+        compose(hydra, name, line.settings, RunMode.RUN)
+        hydra.show_info(options.info, config_name=name, overrides=line.settings)
+    elif options.cfg is not None:
+        show_config(hydra, options, name, line.settings)
+    else:
+        run(hydra, name, line)
+    return 0
+
+
+def show_config(hydra: Hydra, options: Any, name: str, settings: list[str]) -> None:
+    """`--cfg job|hydra|all [--resolve] [--package P]`; no folder is made for it."""
+    OmegaConf.register_new_resolver("run_folder", lambda root, name, *_: f"{root}/{name}/…", replace=True)
+    with explained(hydra, settings):
+        hydra.show_cfg(name, settings, options.cfg, options.package, options.resolve)
+
+
+def run(hydra: Hydra, name: str, line: CommandLine) -> None:
+    """Composes and checks; then one job, or with --multirun a sweep.
+
+    Raises:
+        RunError: also what a job of a sweep failed with.
+    """
+    settings = line.settings
+    multirun = line.has("--multirun", "-m") or asks_for_multirun(hydra, name, settings)
+    mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+    settings = [*(word for word in settings if not word.startswith("hydra.mode=")), f"hydra.mode={mode.name}"]
+    config = compose(hydra, name, settings, mode)
+    if multirun:
+        refused = list(hydra_refusals(OmegaConf.to_container(config.hydra)))
+        if refused:
+            raise ConfigError(listed(refused))
+    else:
+        require(config, settings)
+        if any(word.startswith("hydra/launcher=") for word in settings):
+            print("warning: hydra/launcher has no effect without --multirun; running here", file=sys.stderr)
+    with explained(hydra, settings):
+        (hydra.multirun if multirun else hydra.run)(config_name=name, task_function=task, overrides=settings)
+
+
+def asks_for_multirun(hydra: Hydra, name: str, settings: list[str]) -> bool:
+    """True when `hydra.mode` is MULTIRUN, on the command line or in an experiment."""
+    try:
+        config = hydra.compose_config(name, settings, RunMode.MULTIRUN, validate_sweep_overrides=False)
+    except Exception:
+        return False  # the composition that follows says what is wrong
+    return bool(config.hydra.mode == RunMode.MULTIRUN)
+
+
+def compose(hydra: Hydra, name: str, settings: Sequence[str], mode: RunMode) -> DictConfig:
+    """The configuration; when it cannot be composed, all settings that are wrong are found, not only the first.
+
+    Raises:
+        ConfigError: with one line for each.
+    """
+    left, problems = list(settings), []
+    while True:
+        try:
+            config = hydra.compose_config(name, left, mode)
+        except Exception as error:
+            problems.append(explanation(hydra, error, left))
+            wrong = culprit(error, left)
+            if wrong is None or len(problems) == MOST_PROBLEMS:
+                break
+            left.remove(wrong)
+            continue
+        if not problems:
+            return config
+        from app.check import check
+
+        problems += check(config, left) if mode is RunMode.RUN else []
+        break
+    raise ConfigError(listed(problems))
+
+
+def listed(problems: Sequence[str]) -> str:
+    """One message of all problems."""
+    return (
+        problems[0] if len(problems) == 1 else "\n".join([f"{len(problems)} problems", *(f"  - {p}" for p in problems)])
+    )
+
+
+def explanation(hydra: Hydra, error: Exception, settings: Sequence[str]) -> str:
+    """The message for what Hydra raised; a bug's exception goes on as it is."""
+    if not is_hydra_error(error) and culprit(error, settings) is None:
+        for word in settings:
+            rest = [other for other in settings if other is not word]
+            try:
+                hydra.compose_config("config", rest, RunMode.RUN)
+            except Exception:
+                continue
+            return f"cannot apply '{word}': {error}"
+        raise error
+    loader = hydra.config_loader
+    folders = [Path(entry.path.removeprefix("file://")) for entry in loader.get_search_path().get_path()]
+    return explain(error, settings, lambda group: loader.get_group_options(group, ObjectType.CONFIG), folders)
+
+
+@contextmanager
+def explained(hydra: Hydra, settings: Sequence[str]) -> Iterator[None]:
+    """Turns what Hydra raises into a RunError. With HYDRA_FULL_ERROR=1 the traceback stays."""
+    try:
+        yield
+    except RunError:
+        raise
+    except OSError as error:
+        raise CannotWrite(f"cannot make or write {error.filename}: {error.strerror}", CANNOT_WRITE) from error
+    except Exception as error:
+        known = next((cause for cause in causes(error) if isinstance(cause, RunError)), None)
+        if known is not None:
+            raise known from error
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise ConfigError(explanation(hydra, error, settings)) from error
+
+
+def task(config: DictConfig) -> float | None:
+    """One job in the folder that Hydra has made: what Hydra and its launchers call.
+
+    Outside a sweep it leaves with the exit code of what went wrong; in a sweep it raises, and the other jobs go on.
+    """
+    own = HydraConfig.get()
+    in_sweep = own.mode == RunMode.MULTIRUN
+    try:
+        if in_sweep:
+            require(config, list(own.overrides.task))
+        from app.run import Stopped, run_job
+
+        try:
+            return run_job(config)
+        except Stopped as stopped:
+            if in_sweep:
+                raise
+            raise SystemExit(stopped.exit_code) from None
+    except RunError as error:
+        logger.error("%s", error, exc_info=os.environ.get("HYDRA_FULL_ERROR") == "1")
+        if in_sweep:
+            raise
+        raise SystemExit(error.exit_code) from None
+    except Exception:
+        if in_sweep:
+            raise
+        logger.exception("this is a bug in the program or in a class of yours")
+        raise SystemExit(BUG) from None

@@ -1,0 +1,189 @@
+"""Holds a composed configuration to the schema, before anything is opened or made. Imports no torch.
+
+Hydra refuses a misspelt key on its own, except when it comes with `+` or `++`; ranges, closed sets of values,
+contradictions and classes are ours. All problems are listed at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from app import targets
+from app.arguments import argument_problems
+from app.errors import ConfigError
+from app.rules import RULES
+from app.schema import GROUPS
+from app.schema.root import AppConf
+from app.suggest import did_you_mean, unknown_key
+
+SECRET = re.compile(
+    r"(^|[._])(api_?key|access_?key|secret(_?key)?|private_?key|token|password|passwd|credentials?|wandb\.key)$", re.I
+)
+SECRET_VARIABLE = re.compile(r"\$\{oc\.env:\s*\w*(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.I)
+URL_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+
+
+def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
+    """All that is wrong with a composed configuration, one message a problem; `overrides` are the command line's."""
+    given = {override_key(override) for override in overrides}
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    hydra = raw.pop("hydra", {})
+    targets.trust(raw.get("trusted_packages") or () if "trusted_packages" in given else ())
+    problems = [*check_node(cfg, raw, "", AppConf), *_untrusted_packages(raw, given)]
+    if problems:
+        return problems
+    tree: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(raw)), resolve=True)
+    for rule in RULES:
+        problems += rule(tree, given)
+    problems += [*targets.refusals(tree), *targets.hydra_refusals(hydra)]
+    return problems or argument_problems(tree)
+
+
+def require(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Raises ConfigError with all that `check` finds."""
+    problems = check(cfg, overrides)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def override_key(override: str) -> str:
+    """`+hooks.mine.a=1` -> `hooks.mine.a`."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
+
+
+def check_node(node: DictConfig, raw: Mapping[str, Any], prefix: str, schema: type | None) -> Iterator[str]:
+    """The problems of one mapping and all below it; `raw` is it uninterpolated, `schema` its dataclass or None."""
+    known = {field.name: field for field in fields(schema)} if schema is not None else {}
+    is_open = schema is None or is_open_node(raw, schema)
+    for name, source in raw.items():
+        if is_open or name in known:
+            yield from _check_value(node, source, str(name), prefix, known.get(name))
+        else:
+            yield unknown_key(prefix, str(name), known, home_of(str(name)))
+
+
+def is_open_node(raw: Mapping[str, Any], schema: type) -> bool:
+    """True when other keys are allowed: they are arguments of a class of the user's own."""
+    default = next((field.default for field in fields(schema) if field.name == "_target_"), None)
+    return default is not None and raw.get("_target_") != default
+
+
+def home_of(name: str) -> str | None:
+    """The first full key of the schema that ends in `name`: `lr` -> `optim.lr`."""
+    return next((full for full in schema_keys() if full.rpartition(".")[2] == name), None)
+
+
+def schema_keys() -> list[str]:
+    """Every full key of the schema, the groups' options taken together."""
+    found: dict[str, None] = {}
+
+    def walk(schema: type, prefix: str) -> None:
+        for field in fields(schema):
+            found[f"{prefix}{field.name}"] = None
+            section: Any = field.default_factory
+            if is_dataclass(section):
+                walk(section, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+
+    walk(AppConf, "")
+    for group, options in GROUPS.items():
+        for option, schema in options.items():
+            walk(schema, f"{group}.{option}." if group in ("hooks", "visualizer") else f"{group}.")
+    return list(found)
+
+
+def _check_value(node: DictConfig, source: Any, name: str, prefix: str, field: Field[Any] | None) -> Iterator[str]:
+    where = prefix + name
+    options = f"choose one of: {', '.join(GROUPS.get(where, ()))}"
+    if source == "???":
+        yield f"{where} is missing; {options if where in GROUPS else f'add {where}=…'}"
+        return
+    if isinstance(source, str):
+        yield from _secret(source, where)
+    try:
+        value = node[name]
+    except OmegaConfBaseException as error:
+        yield f"{where}: {interpolation_text(source, error)}"
+        return
+    if isinstance(value, DictConfig):
+        schema = OmegaConf.get_type(value)
+        raw: Any = source if isinstance(source, dict) else OmegaConf.to_container(value, resolve=False)
+        yield from check_node(value, raw, f"{where}.", schema if is_dataclass(schema) else None)
+    elif where in ("model", "data", "optim", "schedule"):
+        yield f"{where} is {show(value)}, not a section of keys; {options}"
+    elif field is not None:
+        plain = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
+        yield from check_limits(where, plain, field.metadata)
+
+
+def check_limits(where: str, value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
+    """The problems of a plain value, or of each element of a list, with the limits of its knob."""
+    if isinstance(value, list):
+        for index, element in enumerate(value):
+            yield from check_limits(f"{where}[{index}]", element, limits)
+        return
+    choices = limits.get("choices")
+    if value is None:
+        return
+    if choices is not None and not any(value == choice and type(value) is type(choice) for choice in choices):
+        shown = ", ".join(show(choice) for choice in choices)
+        yield f"{where} must be one of {shown}; got {show(value)}{did_you_mean(str(value), map(str, choices))}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        within = (
+            value > limits.get("gt", -math.inf)
+            and value >= limits.get("ge", -math.inf)
+            and value < limits.get("lt", math.inf)
+            and value <= limits.get("le", math.inf)
+        )
+        if not within:
+            yield f"{where} must be {range_text(limits)}, got {show(value)}"
+
+
+def range_text(limits: Mapping[str, Any]) -> str:
+    """`in (0, 1)`, `>= 1`, or `a finite number`."""
+    low, high = limits.get("gt", limits.get("ge")), limits.get("lt", limits.get("le"))
+    if low is not None and high is not None:
+        return f"in {'(' if 'gt' in limits else '['}{low}, {high}{')' if 'lt' in limits else ']'}"
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    return next((f"{sign} {limits[name]}" for name, sign in signs.items() if name in limits), "a finite number")
+
+
+def show(value: Any) -> str:
+    """A value as it is written in YAML."""
+    return (
+        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else f"{value}"
+    )
+
+
+def interpolation_text(source: Any, error: Exception) -> str:
+    """Why `${…}` has no value."""
+    first = str(error).splitlines()[0]
+    variable = re.search(r"Environment variable '(\w+)' not found", first)
+    if variable:
+        default = f"${{oc.env:{variable[1]},DEFAULT}}"
+        return f"the environment variable {variable[1]} is not set (in {source}); export it, or write {default}"
+    return f"{source} has no value: {first}"
+
+
+def _secret(source: str, where: str) -> Iterator[str]:
+    if source and (SECRET.search(where) or SECRET_VARIABLE.search(source)):
+        yield (
+            f"{where} looks like a secret, and configurations are written to files and trackers; "
+            "leave it out and set it in the environment (WANDB_API_KEY, …) or with the tracker's own login"
+        )
+    elif URL_PASSWORD.search(source):
+        yield f"{where} holds a password, and configurations are written to files; use an address without one"
+
+
+def _untrusted_packages(raw: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:
+    if raw.get("trusted_packages") and "trusted_packages" not in given:
+        yield (
+            "trusted_packages counts only on the command line (trusted_packages=[…]) or in the environment "
+            f"({targets.ENVIRONMENT}=…): a file that could name what is trusted could run anything"
+        )

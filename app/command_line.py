@@ -1,0 +1,117 @@
+"""From what was typed to what Hydra is given: flags first, settings in its grammar."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.errors import ConfigError
+from app.schema.hooks import HOOKS
+from app.schema.runtime import BACKENDS
+from app.suggest import did_you_mean
+
+FLAGS = {
+    "--help": 0, "-h": 0, "--hydra-help": 0, "--version": 0, "--resolve": 0, "--run": 0, "-r": 0,
+    "--multirun": 0, "-m": 0, "--shell-completion": 0, "-sc": 0, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1,
+    "--config-path": 1, "-cp": 1, "--config-name": 1, "-cn": 1, "--config-dir": 1, "-cd": 1, "--info": 1, "-i": 1,
+}  # fmt: skip
+"""Hydra's flags, and how many values each takes."""
+INFOS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+OWN_CLASS = re.compile(r"(\+{0,2})(hooks|visualizer)\.(\w+)\._target_=")
+
+
+@dataclass
+class CommandLine:
+    """What was typed, in order."""
+
+    flags: list[str] = field(default_factory=list)
+    settings: list[str] = field(default_factory=list)
+
+    def has(self, *names: str) -> bool:
+        """True when one of these flags was given."""
+        return any(name in self.flags for name in names)
+
+
+def split(arguments: Sequence[str]) -> CommandLine:
+    """Sorts flags from settings, wherever they stand.
+
+    Raises:
+        ConfigError: an unknown flag, or one without its value.
+    """
+    line = CommandLine()
+    queue = list(arguments)
+    while queue:
+        word = queue.pop(0)
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            line.settings.append(word)
+        elif name not in FLAGS:
+            raise ConfigError(_unknown_flag(word))
+        elif name in ("--info", "-i"):
+            follows = queue and queue[0] in INFOS
+            line.flags += [name, value or (queue.pop(0) if follows else "all")]
+        elif FLAGS[name] and not equals:
+            if not queue:
+                raise ConfigError(f"{name} needs a value")
+            line.flags += [name, queue.pop(0)]
+        else:
+            line.flags += [name, value] if FLAGS[name] else [name]
+    return line
+
+
+def _unknown_flag(word: str) -> str:
+    name, equals, value = word.lstrip("-").partition("=")
+    if equals:
+        return f"unknown option '{word}'; settings have no dashes: {name}={value}"
+    return f"unknown option '{word}'{did_you_mean(word, FLAGS)} (settings are KEY=VALUE without dashes; see --help)"
+
+
+def checked_settings(settings: Sequence[str]) -> list[str]:
+    """Settings that are at least KEY=VALUE, a user's own hooks and backends added whole.
+
+    `hooks.mine._target_=pkg.Hook hooks.mine.a=1` needs a `+` each in Hydra's grammar, since `mine` is new.
+
+    Raises:
+        ConfigError: a word that is no setting.
+    """
+    for position, word in enumerate(settings):
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(_not_a_setting(word, settings[position + 1 :]))
+        if word.startswith("=") or (word.endswith("=") and word.count("=") == 1 and settings[position + 1 :]):
+            raise ConfigError(f"'{word}' is not KEY=VALUE; write it without spaces around the =")
+    own = {
+        (match[2], match[3])
+        for word in settings
+        if (match := OWN_CLASS.match(word)) and match[3] not in {"hooks": HOOKS, "visualizer": BACKENDS}[match[2]]
+    }
+    return [_added(word, own) for word in settings]
+
+
+def _added(word: str, own: set[tuple[str, str]]) -> str:
+    key = word.lstrip("+").partition("=")[0].split(".")
+    return f"++{word.lstrip('+')}" if len(key) > 2 and (key[0], key[1]) in own and word[0] != "~" else word
+
+
+def _not_a_setting(word: str, following: Sequence[str]) -> str:
+    if word in ("train", "test"):
+        return f"'{word}' is not KEY=VALUE; did you mean 'mode={word}'?"
+    value = following[0].lstrip("=") or (following[1] if len(following) > 1 else "…") if following else "…"
+    return f"'{word}' is not KEY=VALUE; write {word}={value if '=' not in value else '…'}, without spaces"
+
+
+def rank() -> int:
+    """This process's rank among those of one run; 0 when it is alone."""
+    for name, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if int(os.environ.get(size, "1")) > 1 and name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+def for_rank(settings: Sequence[str], number: int) -> list[str]:
+    """The settings of one rank: only rank 0 makes the run folder and writes logs and snapshots."""
+    if number == 0:
+        return list(settings)
+    kept = [word for word in settings if not re.match(r"hydra(/job_logging|\.output_subdir|\.run\.dir)=", word)]
+    return [*kept, "hydra/job_logging=none", "hydra.output_subdir=null", "hydra.run.dir=."]

@@ -1,0 +1,61 @@
+"""Contradictions between the keys of data sets and augmentation (see app/rules.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from app.errors import ConfigError
+from app.schema.augment import parse_augment, parse_batch_augment
+from app.suggest import unknown_key
+
+Config = Mapping[str, Any]
+
+
+def source(config: Config, given: Collection[str]) -> Iterator[str]:
+    """Keys of `data` itself."""
+    data = config["data"]
+    mean, std = data.get("mean"), data.get("std")
+    if (mean is None) != (std is None):
+        yield f"data.mean={mean} and data.std={std}: give both or neither"
+    elif mean is not None and std is not None:
+        if len(mean) != len(std):
+            yield f"data.mean has {len(mean)} channels and data.std has {len(std)}"
+        if any(value <= 0 for value in std):
+            yield f"data.std must be > 0 in every channel, got {std}"
+    if data.get("val_fraction") is not None and data.get("val_list") is not None:
+        yield "data.val_fraction and data.val_list both say what validation is; give one"
+    if data.get("val_list") is not None and data.get("train_list") is None:
+        yield "data.val_list needs data.train_list=… too"
+    limit, batch = data.get("limit_train"), data.get("batch_size")
+    if data.get("drop_last") and limit is not None and batch is not None and limit < batch:
+        yield f"data.drop_last=true with data.limit_train={limit} below data.batch_size={batch} leaves no step to train"
+
+
+def augmentation(config: Config, given: Collection[str]) -> Iterator[str]:
+    """`data.augment` and `data.batch_augment`, here and in the recipes."""
+    places = [("data", config["data"])]
+    schedule = (config["hooks"].get("switch_recipe") or {}).get("schedule")
+    for index, entry in enumerate(schedule if isinstance(schedule, list) else []):
+        key = f"hooks.switch_recipe.schedule[{index}]"
+        yield from _recipe(key, entry)
+        if isinstance(entry, dict):
+            places.append((key, entry))
+    for key, node in places:
+        for field, parse in (("augment", parse_augment), ("batch_augment", parse_batch_augment)):
+            try:
+                parse(node.get(field), f"{key}.{field}")
+            except ConfigError as error:
+                yield str(error)
+
+
+def _recipe(key: str, entry: Any) -> Iterator[str]:
+    known = ("epoch", "augment", "batch_augment", "loss")
+    if not isinstance(entry, dict):
+        yield f"{key} must be a mapping of {', '.join(known)}; got {entry!r}"
+        return
+    for field in entry:
+        if field not in known:
+            yield unknown_key(f"{key}.", str(field), known)
+    if not isinstance(entry.get("epoch"), int) or entry["epoch"] < 0:
+        yield f"{key}.epoch must be a whole number >= 0, got {entry.get('epoch')!r}"
