@@ -85,7 +85,7 @@ def _model(model: nn.Module, entries: Mapping[str, Any], source: object) -> None
     ]
     if missing or unexpected or shapes:
         problems = [
-            f"{len(found)} {what}: {_some(found)}"
+            f"{len(found)} {what}: {some(found)}"
             for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
             if found
         ]
@@ -105,7 +105,7 @@ def _optimizer(state: TrainState, saved: Mapping[str, Any], source: object) -> N
     old, new = list(saved["names"]), parameter_names(state)
     if old != new:
         changed = [
-            f"group {index}: {_some(before)} before, {_some(after)} now"
+            f"group {index}: {some(before)} before, {some(after)} now"
             for index, (before, after) in enumerate(zip(old, new, strict=False))
             if before != after
         ]
@@ -116,5 +116,6 @@ def _optimizer(state: TrainState, saved: Mapping[str, Any], source: object) -> N
         )
 
 
-def _some(names: Sequence[str], count: int = 5) -> str:
+def some(names: Sequence[str], count: int = 5) -> str:
+    """The first few names, and how many more there are."""
     return ", ".join(names[:count]) + (f", … ({len(names) - count} more)" if len(names) > count else "")

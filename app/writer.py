@@ -68,6 +68,12 @@ class HashingFile(io.RawIOBase):
         self.size += count
         return count
 
+    def restart(self) -> None:
+        """Forgets what was written."""
+        self.file.seek(0)
+        self.file.truncate()
+        self.size, self._hash = 0, hashlib.sha256()
+
     @property
     def digest(self) -> Digest:
         return Digest(self.size, self._hash.hexdigest())

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,7 +100,9 @@ class Checkpoint(Hook):
         if self.interval < 0:
             return
         if self._saver.busy:
-            self._settle(run, wait=False)
+            self._note(self._saver.poll)
+            if run.world.size == 1:
+                self._agree_to_stop(run)
         progress = run.state.progress
         periodic = self._is_due(run) or (self.save_last and (run.save_requested or _is_over(run)))
         run.save_requested = False
@@ -113,7 +115,7 @@ class Checkpoint(Hook):
                 if error is None:
                     self._save_last(run)
                 else:
-                    self._settle(run, wait=True)
+                    self.drain()
             finally:
                 self._saver.close()
 
@@ -154,7 +156,7 @@ class Checkpoint(Hook):
 
     def _save(self, run: Run, periodic: bool) -> None:
         """Every rank takes part; the loop waits for the snapshot, and for the save before where that still runs."""
-        self._settle(run, wait=True)
+        self.drain()
         self._agree_to_stop(run)
         progress = run.state.progress
         self._saved, self._saved_at = (progress.step, progress.evaluated), time.monotonic()
@@ -182,20 +184,21 @@ class Checkpoint(Hook):
         progress = run.state.progress
         if self.save_last and _is_over(run) and (progress.step, progress.evaluated) != self._saved:
             self._save(run, periodic=True)
-        self._settle(run, wait=True)
+        self.drain()
         if run.world.agree(int(0 < self._failures < MAX_FAILURES and not self._stop_code)):
             self._save(run, periodic=True)
-            self._settle(run, wait=True)
+            self.drain()
         self._agree_to_stop(run)
 
-    def _settle(self, run: Run, wait: bool) -> None:
-        """Takes note of how the save in flight ended; `wait` for it, or look."""
+    def drain(self) -> None:
+        """Waits until the save in flight is on disk, or has failed: then it is said, and counted."""
+        self._note(self._saver.drain)
+
+    def _note(self, ending: Callable[[], str | None]) -> None:
         try:
-            name = self._saver.drain() if wait else self._saver.poll()
+            name = ending()
         except (SaveError, DataError) as error:
             self._take_back(error)
-            if run.world.size == 1:
-                self._agree_to_stop(run)
             return
         if name is not None:
             self._failures = 0
