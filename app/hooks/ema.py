@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from app.errors import CheckpointError, ConfigError
+from app.errors import CheckpointError
 from app.hooks.base import Hook
-from app.schema.hooks import EMAConf
 from app.state import Run, StepInfo
 
 
@@ -20,9 +19,6 @@ class EMA(Hook):
     `exponential` and `swa` give what torch.optim.swa_utils.AveragedModel gives; `annealing` is MMEngine's
     MomentumAnnealingEMA. Until `begin`, and for buffers that are not averaged, the average equals the weights, so
     nothing is copied until somebody asks for it.
-
-    Raises:
-        ConfigError: momentum and decay, or begin_epoch and begin_iter, are both given.
     """
 
     in_test = False  # what is loaded then is the average
@@ -39,12 +35,6 @@ class EMA(Hook):
         evaluate_on_ema: bool,
         evaluate_on_origin: bool,
     ) -> None:
-        if decay is not None and momentum not in (EMAConf.momentum, 1 - decay):
-            raise ConfigError(f"hooks.ema.momentum={momentum} and hooks.ema.decay={decay}: give one of the two")
-        if begin_epoch and begin_iter:
-            raise ConfigError(
-                f"hooks.ema.begin_epoch={begin_epoch} and hooks.ema.begin_iter={begin_iter}: give one of the two"
-            )
         self.kind, self.gamma = kind, gamma
         self.momentum = momentum if decay is None else 1 - decay
         self.begin_epoch, self.begin_iter = begin_epoch, begin_iter
