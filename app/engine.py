@@ -63,11 +63,13 @@ def fit(run: Run, *, val_interval: int, val_begin: int, clip_norm: float | None,
         for batch in run.data.train(progress.epoch, progress.batch):
             data_seconds = perf_counter() - before
             info = train_step(batch, data_seconds, before)
-            progress.step += 1
+            progress.step = step = progress.step + 1
             progress.batch += 1
             progress.samples += batch.size
             if step_end:
                 call("step_end", step_end, run, info)
+                if progress.step != step:
+                    break  # a hook rolled the run back: it goes on from there
             rolled = progress.batch >= steps_per_epoch
             if rolled:
                 progress.epoch += 1
@@ -237,4 +239,3 @@ def autocast_for(amp: str | None, device: torch.device) -> Autocast:
         return no_autocast
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     return lambda: torch.autocast(device.type, dtype=dtype)
-

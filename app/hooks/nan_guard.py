@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -136,13 +136,19 @@ def read(run: Run, window: list[Entry]) -> tuple[list[bool], bool]:
     norms = [entry.grad_norm for entry in window if entry.grad_norm is not None]
     if len(norms) == len(window) and run.state.scaler is None:
         steps &= torch.stack(norms).isfinite()
-    model = run.state.model
-    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype.is_floating_point]
-    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors if tensor.numel()]
-    greatest = torch._foreach_norm(local, float("inf"))
-    weights = torch.stack([norm.float() for norm in greatest]).isfinite().all()
+    weights = greatest(run.state.model.parameters()).isfinite().all()
+    weights &= ~greatest(run.state.model.buffers()).isnan().any()  # a mask may hold infinities
     *finite_steps, finite_weights = torch.cat([steps, weights[None]]).tolist()
     return finite_steps, finite_weights
+
+
+def greatest(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The greatest magnitude in each floating-point tensor, or in this rank's shard of it; NaN where there is one."""
+    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    local = [tensor for tensor in local if tensor.numel() and tensor.dtype.is_floating_point]
+    if not local:
+        return torch.zeros(1)
+    return torch.stack([norm.float() for norm in torch._foreach_norm(local, float("inf"))])
 
 
 def describe(run: Run, bad: Entry | None, last: Entry, finite_weights: bool) -> str:
