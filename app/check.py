@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from app import targets
 from app.arguments import argument_problems
 from app.errors import ConfigError
+from app.hook_rules import named_nodes
 from app.rules import RULES
 from app.schema import GROUPS
 from app.schema.root import AppConf
@@ -37,20 +38,34 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
     hydra = raw.pop("hydra", {})
     targets.trust(raw.get("trusted_packages") or () if "trusted_packages" in given else ())
     problems = [*check_node(cfg, raw, "", AppConf), *_untrusted_packages(raw, given)]
+    problems = problems or [*named_nodes(cfg)]
     if problems:
         return problems
-    tree: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, list(raw)), resolve=True)
+    tree = resolved(cfg)
     for rule in RULES:
         problems += rule(tree, given)
     problems += [*targets.refusals(tree), *targets.hydra_refusals(hydra)]
     return problems or argument_problems(tree)
 
 
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration without Hydra's own part, as plain values."""
+    names = [str(name) for name in cfg if name != "hydra"]
+    tree: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True)
+    assert isinstance(tree, dict)
+    return tree
+
+
 def require(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Raises ConfigError with all that `check` finds."""
     problems = check(cfg, overrides)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(listed(problems))
+
+
+def listed(problems: Sequence[str]) -> str:
+    """One message of all problems."""
+    return "\n  - ".join([f"{len(problems)} problems", *problems]) if len(problems) > 1 else problems[0]
 
 
 def override_key(override: str) -> str:

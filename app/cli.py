@@ -25,10 +25,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from app import command_line, folder
-from app.check import require
+from app.check import check, listed, require, resolved
 from app.command_line import CommandLine
-from app.errors import CANNOT_WRITE, CannotWrite, ConfigError, RunError
+from app.errors import CannotWrite, ConfigError, RunError
 from app.explain import causes, culprit, explain, is_hydra_error
+from app.inputs import require_inputs
 from app.schema import register
 from app.targets import hydra_refusals
 
@@ -150,6 +151,7 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
             raise ConfigError(listed(refused))
     else:
         require(config, settings)
+        require_inputs(resolved(config))
         if any(word.startswith("hydra/launcher=") for word in settings):
             print("warning: hydra/launcher has no effect without --multirun; running here", file=sys.stderr)
     with explained(hydra, settings):
@@ -184,18 +186,9 @@ def compose(hydra: Hydra, name: str, settings: Sequence[str], mode: RunMode) -> 
             continue
         if not problems:
             return config
-        from app.check import check
-
         problems += check(config, left) if mode is RunMode.RUN else []
         break
     raise ConfigError(listed(problems))
-
-
-def listed(problems: Sequence[str]) -> str:
-    """One message of all problems."""
-    return (
-        problems[0] if len(problems) == 1 else "\n".join([f"{len(problems)} problems", *(f"  - {p}" for p in problems)])
-    )
 
 
 def explanation(hydra: Hydra, error: Exception, settings: Sequence[str]) -> str:
@@ -221,9 +214,9 @@ def explained(hydra: Hydra, settings: Sequence[str]) -> Iterator[None]:
         yield
     except RunError:
         raise
-    except OSError as error:
-        raise CannotWrite(f"cannot make or write {error.filename}: {error.strerror}", CANNOT_WRITE) from error
     except Exception as error:
+        if isinstance(error, OSError) and not is_hydra_error(error):
+            raise CannotWrite(f"cannot make or write {error.filename}: {error.strerror}") from error
         known = next((cause for cause in causes(error) if isinstance(cause, RunError)), None)
         if known is not None:
             raise known from error
@@ -242,6 +235,7 @@ def task(config: DictConfig) -> float | None:
     try:
         if in_sweep:
             require(config, list(own.overrides.task))
+            require_inputs(resolved(config))
         from app.run import Stopped, run_job
 
         try:

@@ -203,9 +203,8 @@ def _node_text(title: str, prefix: str, node: type) -> str:
     lines = [_wrapped(f"{title}: ", _summary(node))]
     for key in keys_of(node):
         lines += _key_lines(key.name, key)
-    for field in fields(node):
-        if is_dataclass(field.default_factory):
-            lines.append(f"  {field.name}.…  see --help {prefix}.{field.name}")
+    below: list[Field[Any]] = [field for field in fields(node) if is_dataclass(field.default_factory)]
+    lines += [f"  {field.name}.…  see --help {prefix}.{field.name}" for field in below]
     if prefix.startswith(("hooks.", "visualizer.")):
         group, _, name = prefix.partition(".")
         lines.append(f"Select it with +{group}={name}")

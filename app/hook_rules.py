@@ -82,12 +82,16 @@ def _one_number(filename: str) -> bool:
         return False
 
 
-def hooks(config: Config, given: Collection[str]) -> Iterator[str]:
-    """Each hook is a mapping with a class and a place."""
+def named_nodes(config: Config) -> Iterator[str]:
+    """Each hook and backend is a mapping with a class, or null; the other rules rely on it."""
     yield from _named(config["hooks"], "hooks", HOOKS)
     yield from _named(config["visualizer"], "visualizer", BACKENDS)
+
+
+def priorities(config: Config, given: Collection[str]) -> Iterator[str]:
+    """Each hook has a place in the call order."""
     for hook, node in config["hooks"].items():
-        priority = node.get("priority") if isinstance(node, dict) else None
+        priority = node.get("priority") if node else None
         if isinstance(priority, str) and priority not in PRIORITIES:
             near = did_you_mean(priority, PRIORITIES)
             yield f"hooks.{hook}.priority must be 0 to 100 or one of {', '.join(PRIORITIES)}; got {priority!r}{near}"
@@ -99,7 +103,7 @@ def _named(nodes: Mapping[str, Any], group: str, known: Collection[str]) -> Iter
     for entry, node in nodes.items():
         if node is None:
             continue
-        if not isinstance(node, dict):
+        if not isinstance(node, Mapping):
             yield f"{group}.{entry} must be a mapping of its keys, or null to leave it out; got {node!r}"
         elif "_target_" not in node:
             if entry in known:

@@ -124,7 +124,7 @@ RULES: tuple[Rule, ...] = (
     devices,
     data_rules.source,
     data_rules.augmentation,
-    hook_rules.hooks,
+    hook_rules.priorities,
     hook_rules.hook_pairs,
     hook_rules.checkpoint,
     hook_rules.metric_names,
