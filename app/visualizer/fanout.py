@@ -1,0 +1,175 @@
+"""All backends behind one visualizer. None of them can hurt the run: not by an error, not by hanging.
+
+`local` is called directly: it only appends lines to files. Every other backend lives in a daemon thread of its own,
+fed through a bounded queue. One that raises, or that does not keep up, is named in one warning and left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.dist import World
+from app.visualizer.base import Backend, Visualizer
+
+logger = logging.getLogger(__name__)
+
+QUEUE_CALLS = 10_000
+"""Calls that may wait for a backend before it is given up."""
+QUEUE_BYTES = 256 * 2**20
+"""The same for the pictures in them."""
+STALL_SECONDS = 20.0
+"""At the end, a backend whose present call takes longer than this is not waited for."""
+CLOSE_SECONDS = 30.0
+"""At the end, a backend that still works through its queue or uploads may take this long."""
+
+
+def build(backends: Mapping[str, Backend], world: World) -> Visualizer:
+    """The fan-out over `backends` by name; over none on any rank but the main one."""
+    return Fanout(backends if world.is_main else {})
+
+
+class Fanout:
+    """See `Visualizer`."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, Backend],
+        stall_seconds: float = STALL_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        self.stall_seconds, self.close_seconds = stall_seconds, close_seconds
+        self.direct = [Direct(name, one) for name, one in backends.items() if getattr(one, "synchronous", False)]
+        self.threaded = [
+            Threaded(name, one) for name, one in backends.items() if not getattr(one, "synchronous", False)
+        ]
+        self.members: list[Direct | Threaded] = [*self.direct, *self.threaded]
+        self.closed = False
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        self._call("config", config)
+
+    def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None:
+        self._call("scalars", dict(values), step, epoch)
+
+    def images(self, name: str, images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], step: int) -> None:
+        pictures = list(images)
+        self._call("images", name, pictures, list(captions), step, size=sum(picture.nbytes for picture in pictures))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
+        self._call("table", name, columns, rows, step)
+
+    def rewind(self, step: int) -> None:
+        self._call("rewind", step)
+
+    def flush(self) -> None:
+        """Does not wait for the threads: a kill in the next instants may cost a tracker, never `local`, some rows."""
+        self._call("flush")
+
+    def close(self, summary: Mapping[str, float]) -> None:
+        """Closes all backends; a second call does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self._call("close", dict(summary))
+        deadline = monotonic() + self.close_seconds
+        for member in self.threaded:
+            member.wait_until_closed(deadline, self.stall_seconds)
+
+    def _call(self, method: str, *args: Any, size: int = 0) -> None:
+        for member in self.members:
+            member.call(method, args, size)
+
+
+class Direct:
+    """A backend called in the caller's thread. An error is warned of once; later calls are still tried."""
+
+    def __init__(self, name: str, backend: Backend) -> None:
+        self.name, self.backend = name, backend
+        self.warned = False
+
+    def call(self, method: str, args: tuple[Any, ...], size: int) -> None:
+        try:
+            getattr(self.backend, method)(*args)
+        except Exception as error:
+            if not self.warned:
+                self.warned = True
+                logger.warning(
+                    "visualizer.%s failed in %s (%s); training goes on, what it could not write is missing",
+                    self.name,
+                    method,
+                    described(error),
+                )
+
+
+class Threaded:
+    """A backend in a thread of its own, until it fails, falls behind or is closed."""
+
+    def __init__(self, name: str, backend: Backend) -> None:
+        self.name, self.backend = name, backend
+        self.calls: queue.SimpleQueue[tuple[str, tuple[Any, ...], int]] = queue.SimpleQueue()
+        self.thread: threading.Thread | None = None
+        self.lock = threading.Lock()
+        self.waiting_bytes = 0
+        self.dropped = False
+        self.present: tuple[str, float] | None = None
+        self.closed = threading.Event()
+
+    def call(self, method: str, args: tuple[Any, ...], size: int) -> None:
+        """Hands the call to the thread; costs some microseconds."""
+        if self.dropped:
+            return
+        if self.calls.qsize() >= QUEUE_CALLS or self.waiting_bytes + size > QUEUE_BYTES:
+            self.drop(f"does not keep up: {self.calls.qsize()} calls are waiting")
+            return
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._work, name=f"visualizer.{self.name}", daemon=True)
+            self.thread.start()
+        if size:
+            with self.lock:
+                self.waiting_bytes += size
+        self.calls.put((method, args, size))
+
+    def wait_until_closed(self, deadline: float, stall_seconds: float) -> None:
+        """Waits for `close` as long as the backend gets on."""
+        while not (self.dropped or self.closed.wait(0.02)):
+            method, since = self.present or ("", monotonic())
+            if monotonic() > deadline or (method != "close" and monotonic() - since > stall_seconds):
+                self.drop(f"does not answer ({method or 'waiting'} for {monotonic() - since:.0f} s)")
+
+    def drop(self, reason: str) -> None:
+        """Gives the backend up, with one warning."""
+        with self.lock:
+            if self.dropped:
+                return
+            self.dropped = True
+        logger.warning("visualizer.%s %s; it is switched off, training goes on without it", self.name, reason)
+
+    def _work(self) -> None:
+        while not self.dropped:
+            method, args, size = self.calls.get()
+            self.present = (method, monotonic())
+            try:
+                getattr(self.backend, method)(*args)
+            except Exception as error:
+                self.drop(f"failed in {method} ({described(error)})")
+            self.present = None
+            if size:
+                with self.lock:
+                    self.waiting_bytes -= size
+            if method == "close":
+                self.closed.set()
+                return
+
+
+def described(error: BaseException) -> str:
+    """Type and first line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

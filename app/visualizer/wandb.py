@@ -1,0 +1,165 @@
+"""Weights & Biases."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.errors import ConfigError
+from app.visualizer.jsonl import replace
+from app.visualizer.wandb_file import last_step
+
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; W&B's crash reports need a network
+
+try:
+    import wandb
+except ImportError as error:
+    raise ConfigError("visualizer.wandb needs the package wandb: pip install wandb") from error
+
+logger = logging.getLogger(__name__)
+
+INIT_SECONDS = 30.0
+"""To reach the server; without it the run goes on without W&B."""
+FINISH_SECONDS = 20.0
+"""To upload what is left at the end; the rest can be sent with `wandb sync`."""
+WRITE_SECONDS = 0.1
+"""How often W&B's background process writes its file; what it holds in memory is lost when this process is killed."""
+
+
+class Wandb:
+    """One W&B run for all launches of a run: its id lies in vis_data, its steps are the run's steps.
+
+    W&B cannot delete rows. After a resume, steps that it already has are not sent again: an exact resume would repeat
+    them bit for bit. Rows of one step are sent together, when the next step begins, at `flush` or at `close`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run_name: str,
+        experiment: str,
+        project: str,
+        name: str | None = None,
+        entity: str | None = None,
+        mode: str = "online",
+        group: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        self.experiment, self.project, self.name = experiment, project, name or run_name
+        self.entity, self.mode, self.group, self.tags = entity, mode, group, list(tags)
+        self.settings: Mapping[str, Any] = {}
+        self.opened: Any = None
+        self.row: dict[str, Any] = {}
+        self.step = -1
+        self.known_step = -1
+
+    @property
+    def run(self) -> Any:
+        """Opened at the first use, in the backend's own thread: it may take long."""
+        if self.opened is None:
+            self.opened = self.open()
+        return self.opened
+
+    def open(self) -> Any:
+        mode: Any = self.mode
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            logger.warning(
+                "visualizer.wandb: no key (set WANDB_API_KEY or run `wandb login`); writing offline, "
+                "send it later with `wandb sync %s/wandb/*run*`",
+                self.folder,
+            )
+            mode = "offline"
+        run_id = self.run_id()
+        run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            name=self.name,
+            group=self.group,
+            tags=self.tags,
+            id=run_id,
+            resume="allow",
+            mode=mode,
+            dir=self.folder,
+            config={"experiment": self.experiment, **self.settings},
+            settings=quiet_settings(),
+        )
+        self.known_step = max(run.starting_step - 1, last_step(self.folder, run_id))
+        return run
+
+    def run_id(self) -> str:
+        """The id of this run folder's W&B run, made at the first launch."""
+        file = self.folder / "wandb_run_id"
+        if not file.exists():
+            replace(file, secrets.token_hex(4).encode())
+        return file.read_text().strip()
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        self.settings = config
+        _ = self.run
+
+    def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None:
+        self.add({**values, "epoch": epoch}, step)
+
+    def images(self, name: str, images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], step: int) -> None:
+        pictures = [wandb.Image(image, caption=caption) for image, caption in zip(images, captions, strict=True)]
+        self.add({name: pictures}, step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
+        self.add({f"{name}_table": wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
+
+    def add(self, values: Mapping[str, Any], step: int) -> None:
+        """Adds to the row of `step`."""
+        if step != self.step:
+            self.send()
+            self.step = step
+        self.row.update(values)
+
+    def send(self) -> None:
+        """Sends the row, once and for all."""
+        row, self.row = self.row, {}
+        if row and self.step > (self.known_step if self.run else -1):
+            self.run.log(row, step=self.step, commit=True)
+            self.known_step = self.step
+
+    def rewind(self, step: int) -> None:
+        """A row of a later step that is still here is dropped; what was sent stays."""
+        if self.step > step:
+            self.row = {}
+
+    def flush(self) -> None:
+        self.send()
+
+    def close(self, summary: Mapping[str, float]) -> None:
+        self.send()
+        self.run.summary.update({f"final/{name}": value for name, value in summary.items()})
+        self.run.finish()
+
+
+def quiet_settings() -> Any:
+    """No output, no capture of the console, no copy of the code or of the command line, time limits everywhere.
+
+    Settings that the installed version does not know are left out.
+    """
+    wished: dict[str, Any] = {
+        "silent": True,
+        "console": "off",
+        "disable_git": True,
+        "save_code": False,
+        "disable_job_creation": True,
+        "x_disable_meta": True,
+        "x_save_requirements": False,
+        "init_timeout": INIT_SECONDS,
+        "finish_timeout": FINISH_SECONDS,
+        "summary_timeout": 10,
+        "x_transaction_log_flush_interval": WRITE_SECONDS,
+    }
+    known = wandb.Settings.model_fields
+    return wandb.Settings(**{name: value for name, value in wished.items() if name in known})
