@@ -17,12 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from app.data.feed import build_feed
+from app.data.source import read_splits
 from app.dist import World
 from app.errors import ConfigError
 from app.hooks.base import Hook
 from app.hooks.monitor import Monitor
 from app.loss import build_loss
-from app.metric_names import metric_rules, resolve
+from app.metric_names import metric_rules, resolve, resolve_rule
 from app.metrics import Metrics
 from app.optim import build_optimizer
 from app.record import plain
@@ -37,11 +38,9 @@ logger = logging.getLogger(__name__)
 FEED_KEYS = frozenset(DataConf.__dataclass_fields__) - {"_target_"}
 
 
-def make(node: DictConfig | Mapping[str, Any], **extra: Any) -> Any:
-    """The object of `node._target_`; `extra` and the node's other keys are its arguments, as plain lists and dicts."""
-    config = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    assert isinstance(config, dict)
-    made = instantiate(OmegaConf.create(config, flags={"allow_objects": True}), _convert_="all", **extra)
+def make(node: Mapping[str, Any], **extra: Any) -> Any:
+    """The object of `node["_target_"]`; `extra` and the node's other keys are its arguments, plain lists and dicts."""
+    made = instantiate(OmegaConf.create(dict(node)), _convert_="all", **extra)
     # Hydra's partial checks its policy again at every call, 150 µs; functools' own does not.
     return functools.partial(made.func, *made.args, **made.keywords) if isinstance(made, functools.partial) else made
 
@@ -78,9 +77,9 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
         phase=phase,
         tta=cfg.tta is not None,
     )
-    rules = metric_rules(plain(cfg))
+    rules = metric_rules(run.config)
     metric = resolve(cfg.metrics.monitor, rules)
-    run.hooks = {"monitor": Monitor(metric, rules[metric]), **build_hooks(cfg)}
+    run.hooks = {"monitor": Monitor(metric, resolve_rule(metric, rules)), **build_hooks(cfg)}
     return run
 
 
@@ -97,7 +96,7 @@ def build_data(cfg: DictConfig, world: World, seed: int) -> DataFeed:
     settings = plain(cfg.data)
     accepted = parameters_of(cfg.data._target_)
     own = {key: value for key, value in settings.items() if key not in FEED_KEYS or key in accepted}
-    splits = make(own)
+    splits = read_splits(functools.partial(make, own), accepted)
     feed: DataFeed = build_feed(
         splits,
         {key: settings[key] for key in FEED_KEYS if key in settings},
@@ -124,7 +123,7 @@ def build_model(cfg: DictConfig, data: DataFeed, with_init: bool) -> nn.Module:
         if config.get(key) is None and key in accepted:
             config[key] = value
     own = {key: value for key, value in config.items() if key in accepted or key not in known or value is not None}
-    model = make({**own, "_convert_": "all"})
+    model = make(own)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model._target_={config['_target_']} made a {type(model).__name__}, not a torch.nn.Module")
     if with_init and init.get("checkpoint"):
@@ -147,20 +146,27 @@ def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:
 
 def build_schedule(cfg: DictConfig, data: DataFeed, by_epoch: bool, length: int) -> Schedule:
     """The learning-rate factor as a function of the step; lengths in its config are epochs or iterations."""
+    config = plain(cfg.schedule)
+    if "monitor" in config:
+        rules = metric_rules(plain(cfg))
+        config["monitor"] = resolve(config["monitor"], rules, "schedule.monitor")
+        config["rule"] = resolve_rule(config["monitor"], rules, config["rule"], "schedule.rule")
+    if "scheduler" in config:
+        config["scheduler"] = {**config["scheduler"], "_partial_": True}
     steps_per_unit = data.steps_per_epoch if by_epoch else 1
-    schedule: Schedule = make(cfg.schedule, total_steps=length * steps_per_unit, steps_per_unit=steps_per_unit)
+    schedule: Schedule = make(config, total_steps=length * steps_per_unit, steps_per_unit=steps_per_unit)
     return schedule
 
 
 def build_visualizers(cfg: DictConfig, folder: Path, world: World) -> Visualizer:
     """The fan-out over the configured backends, on the main rank; nothing elsewhere."""
     backends = {}
-    if world.is_main:
-        group = folder.parent.name if folder.parent.name.startswith("sweep_") else None
-        for name, node in cfg.visualizer.items():
-            if node is not None:
-                place = {"folder": folder / "vis_data", "run_name": folder.name, "experiment_name": cfg.name}
-                backends[name] = make(node, **place, sweep=group)
+    sweep = folder.parent.name if folder.parent.name.startswith("sweep_") else None
+    place = {"folder": folder / "vis_data", "run_name": folder.name, "experiment": cfg.name, "group": sweep}
+    for name, node in cfg.visualizer.items() if world.is_main else ():
+        if node is not None:
+            given = {key: value for key, value in plain(node).items() if value is not None or key not in place}
+            backends[str(name)] = make(given, **{key: value for key, value in place.items() if key not in given})
     return build_visualizer(backends, world)
 
 

@@ -22,6 +22,7 @@ from app.engine import Autocast, autocast_for, fit, make_train_step, test
 from app.errors import CheckpointError, ConfigError, DataError, RunError
 from app.hooks.base import bind, call, priority_of
 from app.hooks.monitor import Monitor
+from app.optim import describe as describe_optimizer
 from app.record import changes, plain
 from app.state import Run
 from app.weights import load_into
@@ -95,6 +96,8 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
         finish(run, points, monitor, error)
     if world.is_main:
         conclude(run, monitor, time.monotonic() - started)
+    if run.leave is not None:
+        run.leave()
     if run.exit_code:
         raise Stopped(f"stopped: {run.stop_reason}", run.exit_code)
     return monitor.best
@@ -303,6 +306,7 @@ def describe(run: Run) -> None:
         data.channels, data.image_size, data.image_size, len(data.classes), world.device,
         f" and {world.size - 1} other process(es)" if world.size > 1 else "",
     )  # fmt: skip
+    logger.info(describe_optimizer(run.state.optimizer))
     order = sorted(run.hooks.items(), key=lambda item: priority_of(item[1]))
     logger.info("hooks: %s", ", ".join(f"{name} ({priority_of(hook)})" for name, hook in order))
 

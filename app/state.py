@@ -176,6 +176,11 @@ class Run:
     rollback: Callable[[], bool] = lambda: False
     """Returns to the newest intact checkpoint; False when there is none. Set by app.run."""
 
+    @property
+    def split(self) -> str:
+        """The part of the data that is evaluated: `val` or `test`."""
+        return self.phase
+
     def stop(self, reason: str, exit_code: int = 0) -> None:
         """Ends the run after this iteration's commit; the first reason counts."""
         if self.stop_reason is None:

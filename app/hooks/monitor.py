@@ -1,4 +1,4 @@
-"""The newest and the best value of the run's metric."""
+"""The newest and the best value of the run's metric; hands each evaluation to a schedule that waits for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.hooks.base import Hook
+from app.schedule import Plateau
 from app.state import Run
 
 
@@ -22,6 +23,8 @@ class Monitor(Hook):
 
     def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
         self.latest = dict(metrics)
+        if isinstance(run.schedule, Plateau):
+            run.schedule.eval_end(metrics)
         value = metrics.get(self.metric)
         if value is None or value != value:
             return
