@@ -1,0 +1,138 @@
+"""One job of a sweep, and the record of it in its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from app.folder import DONE, read_json, write_json
+
+RECORD = "job.json"
+PICKLE = ".job.pkl"
+RESULT = ".result.json"
+OUTPUT = "stdout.log"
+
+WAITING, RUNNING, DONE_STATE, FAILED, INTERRUPTED = "waiting", "running", "done", "failed", "interrupted"
+
+
+@dataclass
+class Job:
+    """One point of a sweep during one launch."""
+
+    number: int
+    overrides: list[str]
+    axes: dict[str, Any]
+    """The settings that the sweep chose for it."""
+    identity: str
+    folder: Path
+    config: DictConfig
+    """Composed and checked, Hydra's node included."""
+    state: str = WAITING
+    launches: int = 0
+    skipped: bool = False
+    """It was done before this launch."""
+    value: Any = None
+    """What the task returned."""
+    reason: str | None = None
+    """How it failed: `exit code 65`, `killed by SIGKILL`."""
+    error: str | None = None
+    """The last error line."""
+    exit_code: int = 0
+    seconds: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What a launcher wants to remember: the SLURM job."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def length(self) -> int | None:
+        """How long it is to train; a finished job that is to train longer goes on."""
+        return length_of(self.config)
+
+    def write_record(self) -> None:
+        """Writes `job.json`, which a resumed sweep and the report read."""
+        record = {
+            "overrides": self.overrides,
+            "axes": self.axes,
+            "identity": self.identity,
+            "length": self.length,
+            "state": self.state,
+            "reason": self.reason,
+            "error": self.error,
+            "exit_code": self.exit_code,
+            "launches": self.launches,
+            "seconds": round(self.seconds, 3),
+            **self.extra,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / RECORD, record)
+
+    def end(self, status: int, seconds: float, stopping: bool) -> None:
+        """Takes over how its process ended: `status` is the exit code, or minus the signal that killed it."""
+        result = read_json(self.folder / RESULT) or {}
+        self.seconds = seconds
+        self.exit_code = status if status >= 0 else 128 - status
+        if status == 0:
+            self.state, self.value, self.reason, self.error = DONE_STATE, result.get("value"), None, None
+            return
+        left = stopping and self.exit_code in (128 + signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGKILL)
+        self.state = INTERRUPTED if left else FAILED
+        self.reason = describe_exit(status)
+        self.error = result.get("error") or last_line(self.folder / OUTPUT)
+
+
+def length_of(config: DictConfig) -> int | None:
+    """How many epochs (iterations, when train.by_epoch=false) a run is to train."""
+    train = config.get("train") or {}
+    length = train.get("max_epochs" if train.get("by_epoch", True) else "max_iters")
+    return None if length is None else int(length)
+
+
+def finished(folder: Path, length: int | None) -> dict[str, Any] | None:
+    """What the run in `folder` left when it finished, or None when it has not, or is to train longer now."""
+    done = read_json(folder / DONE)
+    if done is None or (length is not None and done.get("length", length) < length):
+        return None
+    assert isinstance(done, dict)
+    return done
+
+
+def describe_exit(status: int) -> str:
+    """`killed by SIGKILL`, `exit code 65`; `status` as subprocess gives it."""
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+def last_line(log: Path, tail_bytes: int = 8192) -> str | None:
+    """The last line of `log` that says something, without terminal colours."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - tail_bytes))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]", text)]
+    return next((line[:500] for line in reversed(lines) if line), None)
+
+
+def read_records(sweep_folder: Path) -> dict[str, dict[str, Any]]:
+    """`job.json` of every folder in a sweep's folder, by folder name."""
+    records = {}
+    for path in sorted(sweep_folder.glob(f"*/{RECORD}")):
+        try:
+            records[path.parent.name] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+    return records

@@ -1,0 +1,53 @@
+"use strict";
+const font = { family: 'system-ui, "Segoe UI", Roboto, Arial, sans-serif', size: 13, color: "#1d2733" };
+const axisStyle = { gridcolor: "#e3e8ee", zerolinecolor: "#e3e8ee", linecolor: "#c7d0da", automargin: true };
+const layout = (more) => ({ font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: 16, t: 30, b: 46 }, ...more });
+const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+const effects = document.getElementById("effects");
+if (!report.effects.length) effects.innerHTML = "<p>No parameter has two values with results yet.</p>";
+for (const effect of report.effects) {
+  const place = effects.appendChild(document.createElement("div"));
+  const dots = { x: [], y: [], text: [] };
+  effect.values.forEach((value, index) => effect.results[index].forEach((result, which) => {
+    dots.x.push(value); dots.y.push(result); dots.text.push(effect.names[index][which]);
+  }));
+  Plotly.newPlot(place, [
+    { ...dots, type: "scatter", mode: "markers", marker: { size: 8, opacity: 0.55, color: report.colours[0] }, hovertemplate: "%{text}<br>%{y:.5g}<extra></extra>" },
+    { x: effect.values, y: effect.results.map(mean), type: "scatter", mode: "lines+markers", line: { color: report.colours[1], width: 2 }, marker: { size: 9, symbol: "diamond" }, hovertemplate: "mean %{y:.5g}<extra></extra>" },
+  ], layout({ showlegend: false, title: { text: effect.axis, font: { size: 14 } }, xaxis: { ...axisStyle, type: "category" }, yaxis: { ...axisStyle, title: { text: report.metric } } }), config);
+}
+
+const metricOf = document.getElementById("metric"), over = document.getElementById("over"), colour = document.getElementById("colour");
+const metrics = [...new Set(report.curves.flatMap((curve) => Object.keys(curve.series)))].sort();
+const option = (select, word) => select.appendChild(Object.assign(document.createElement("option"), { textContent: word, value: word }));
+metrics.forEach((metric) => option(metricOf, metric));
+[...report.axes, "point"].forEach((axis) => option(colour, axis));
+if (metrics.includes(report.metric)) metricOf.value = report.metric;
+
+function drawCurves() {
+  const keyOf = (curve) => colour.value === "point" ? curve.name : curve.axes[colour.value] ?? "(default)";
+  const keys = [...new Set(report.curves.map(keyOf))].sort((one, other) => Number(one) - Number(other) || (one > other ? 1 : -1));
+  const shown = new Set();
+  const traces = report.curves.filter((curve) => curve.series[metricOf.value]).map((curve) => {
+    const series = curve.series[metricOf.value], key = keyOf(curve), first = !shown.has(key);
+    shown.add(key);
+    const hovertemplate = curve.name.replaceAll("<", "&lt;") + "<br>%{x}: %{y:.5g}<extra></extra>";
+    return { x: series[over.value], y: series.y, type: "scatter", mode: series.y.length > 1 ? "lines" : "markers", name: key, legendgroup: key, showlegend: first, opacity: 0.8,
+      legendrank: keys.indexOf(key), line: { width: 1.8, color: report.colours[keys.indexOf(key) % report.colours.length] }, marker: { color: report.colours[keys.indexOf(key) % report.colours.length] }, hovertemplate };
+  });
+  Plotly.react("curves", traces, layout({ hovermode: "closest", legend: { title: { text: colour.value } }, xaxis: { ...axisStyle, title: { text: over.value } }, yaxis: { ...axisStyle, title: { text: metricOf.value } } }), config);
+}
+if (metrics.length) {
+  [metricOf, over, colour].forEach((select) => select.addEventListener("change", drawCurves));
+  drawCurves();
+} else document.getElementById("curves").outerHTML = "<p>No validation has been written yet.</p>";
+
+for (const heading of document.querySelectorAll("th")) heading.addEventListener("click", () => {
+  const body = heading.closest("table").tBodies[0], column = heading.cellIndex, down = heading.dataset.down !== "1";
+  heading.dataset.down = down ? "1" : "0";
+  const valueOf = (row) => row.cells[column].textContent;
+  const compare = (one, other) => Number(valueOf(one)) - Number(valueOf(other)) || valueOf(one).localeCompare(valueOf(other));
+  [...body.rows].sort((one, other) => down ? compare(other, one) : compare(one, other)).forEach((row) => body.append(row));
+});

@@ -1,0 +1,18 @@
+"""Makes the launchers known to Hydra. An editable install hides `hydra_plugins` from Hydra's own search."""
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+
+from app.schema.launcher import LAUNCHERS
+
+
+def register() -> None:
+    """Stores the launchers' schema and registers their classes; a second call changes nothing."""
+    from hydra_plugins.app_launchers.local import LocalLauncher
+    from hydra_plugins.app_launchers.slurm import SlurmLauncher
+
+    store = ConfigStore.instance()
+    for name, node in LAUNCHERS.items():
+        store.store(group="schema/launcher", name=name, node=node)
+    for plugin in (LocalLauncher, SlurmLauncher):
+        Plugins.instance().register(plugin)

@@ -1,0 +1,131 @@
+"""The folder of a sweep: which one a launch uses, who holds it, which folder each of its points has.
+
+outputs/<name>/sweep_<date_time>/   sweep.json  results.csv  report.html  <point>/…
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from app.errors import TEMPORARY, CannotWrite, ConfigError, RunError
+from app.folder import read_json, write_json
+from app.launch.job import FAILED, RECORD, Job, read_records
+from app.launch.point import hashed, slug
+
+SWEEP = "sweep.json"
+LAUNCHER_LOCK = ".launcher.lock"
+JOBS_LOCK = ".jobs.lock"
+
+
+def choose(root: Path, keys: Sequence[str], resume: bool) -> Path:
+    """The sweep folder below `root` for a launch whose command line sets or sweeps over `keys`.
+
+    With `resume`, the newest sweep with the same keys, else the newest that shares one of them; if there is none, and
+    without `resume`, a new one.
+    """
+    if resume:
+        past = sorted(root.glob("sweep_*/" + SWEEP), reverse=True)
+        known_keys = {path.parent: set((read_json(path) or {}).get("keys", ())) for path in past}
+        same = [folder for folder, known in known_keys.items() if known == set(keys)]
+        related = [folder for folder, known in known_keys.items() if known & set(keys)]
+        if same or related:
+            return (same or related)[0]
+    stamp = f"sweep_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    names = (stamp if attempt == 0 else f"{stamp}.{attempt}" for attempt in range(1000))
+    return next(root / name for name in names if not (root / name).exists())
+
+
+def open_folder(folder: Path, keys: Sequence[str], resume: bool, explicit: bool) -> None:
+    """Makes the folder and notes what the command line was.
+
+    Raises:
+        ConfigError: it holds points already and `resume` is not asked for.
+        CannotWrite: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        known = read_json(folder / SWEEP)
+        if known and not resume and explicit and any(folder.glob(f"*/{RECORD}")):
+            raise ConfigError(
+                f"hydra.sweep.dir={folder} already holds a sweep; add resume=true to continue it, "
+                "or choose another folder"
+            )
+        all_keys = sorted({*keys, *(known or {}).get("keys", ())})
+        command = [*(["python", "-m", "app"] if sys.argv[0].endswith("__main__.py") else ["app"]), *sys.argv[1:]]
+        write_json(folder / SWEEP, {"keys": all_keys, "command": command})
+    except OSError as error:
+        raise CannotWrite(
+            f"cannot make the sweep folder {folder.absolute()}: {error.strerror}; choose another output_root"
+        ) from error
+
+
+def assign_folders(sweep_folder: Path, points: Iterable[tuple[dict[str, Any], str]]) -> list[Path]:
+    """The folder of each point (axes, identity): the one it had before, else a new name, unlike all others."""
+    taken = {record["identity"]: name for name, record in read_records(sweep_folder).items()}
+    names = set(taken.values())
+    folders = []
+    for axes, identity in points:
+        if identity not in taken:
+            name = slug(axes, identity)
+            taken[identity] = hashed(name, identity) if name in names else name
+            names.add(taken[identity])
+        folders.append(sweep_folder / taken[identity])
+    return folders
+
+
+@contextmanager
+def held(folder: Path, patience_seconds: float) -> Iterator[int]:
+    """Holds a sweep folder against a second launcher; yields a file descriptor for the jobs to inherit.
+
+    There are two locks: the launcher's own, and one that stays held until the last process that inherited it is gone.
+    So the jobs of a killed launcher can save and leave; that is waited for.
+
+    Raises:
+        RunError: another launcher is at work there, or jobs of a dead one do not leave (code 75).
+    """
+    with (folder / LAUNCHER_LOCK).open("a+") as own, (folder / JOBS_LOCK).open("a") as jobs:
+        if not _locked(own):
+            own.seek(0)
+            raise RunError(f"{folder} is in use by launcher {own.read()}; wait for it or stop it", TEMPORARY)
+        own.truncate(0)
+        own.write(f"{os.getpid()} on {socket.gethostname()}")
+        own.flush()
+        _wait_for(jobs, folder, patience_seconds)
+        yield jobs.fileno()
+
+
+def _wait_for(lock: TextIO, folder: Path, patience_seconds: float) -> None:
+    deadline = time.monotonic() + patience_seconds
+    if not _locked(lock):
+        print(f"waiting for jobs of the previous launch in {folder} to save and leave", flush=True)
+        while not _locked(lock):
+            if time.monotonic() > deadline:
+                raise RunError(f"jobs of a launcher that is gone still run in {folder}; stop them first", TEMPORARY)
+            time.sleep(0.05)
+
+
+def _locked(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def summary_error(jobs: Sequence[Job]) -> RunError:
+    """What a sweep with failures ends with: their common exit code, or 1 where they differ."""
+    failed = [job for job in jobs if job.state == FAILED]
+    codes = {job.exit_code for job in failed}
+    return RunError(
+        f"{len(failed)} of {len(jobs)} jobs failed; the same command with resume=true tries them again",
+        codes.pop() if len(codes) == 1 else 1,
+    )

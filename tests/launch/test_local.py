@@ -1,0 +1,122 @@
+"""The local launcher through Hydra's own command line, with jobs that sleep, fail and die."""
+
+import csv
+import itertools
+import signal
+from pathlib import Path
+
+import pytest
+from toy import ENDLESS, KILLED, LEAVING, RAISING
+
+WELL = [300, 100, 230, 50, 330, 150, 80, 200, 260, 110, 160, 60, 310, 130, 210, 90, 250, 105, 180]
+"""Milliseconds of the jobs that end well."""
+BADLY = [KILLED + 1, RAISING, KILLED + 2, LEAVING, KILLED + 3]
+
+
+def sweep_over(batch_sizes: list[int]) -> str:
+    return f"data.batch_size={','.join(map(str, batch_sizes))}"
+
+
+@pytest.mark.parametrize("start", ["fork", "fresh"])
+def test_every_job_ends_by_itself_in_a_slot_of_its_own(toy, start: str) -> None:
+    well, badly = (WELL, BADLY) if start == "fork" else (WELL[:3], [KILLED, LEAVING])
+    code, output = toy.run(
+        sweep_over([*well[:2], *badly, *well[2:]]), "randomness.seed=7", f"hydra.launcher.start={start}"
+    )
+    assert code != 0, output
+    assert ("forks" in output) == (start == "fork"), output
+
+    times = list(toy.records("times.json").values())
+    assert len(times) == len(well)
+    assert {used for used, _, _ in times} <= set("0123")
+    for gpu in "0123":
+        spans = sorted((begun, ended) for used, begun, ended in times if used == gpu)
+        assert all(ended <= begun for (_, ended), (begun, _) in itertools.pairwise(spans)), "a slot was shared"
+
+    failed = {name: record for name, record in toy.records().items() if record["state"] == "failed"}
+    assert set(failed) == {f"batch_size-{kind}" for kind in badly}
+    assert {record["reason"] for name, record in failed.items() if "-1000" in name} == {"killed by SIGKILL"}
+    assert failed[f"batch_size-{LEAVING}"]["error"] == "bad picture"
+    assert failed[f"batch_size-{LEAVING}"]["exit_code"] == 65
+    if start == "fork":
+        assert failed[f"batch_size-{RAISING}"]["error"] == "ValueError: no luck"
+    assert output.count(" failed: #") == len(badly)
+
+    with (toy.sweeps[-1] / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["state"] == "done" for row in rows) == len(well)
+    assert sum(row["state"] == "failed" for row in rows) == len(badly)
+    assert (toy.sweeps[-1] / "report.html").stat().st_size > 1_000_000
+
+
+def test_resume_skips_continues_retries_and_adds(toy) -> None:
+    toy.run("data.batch_size=1,2", "randomness.seed=3,4", sweep_over([1, 2, RAISING]))
+    code, output = toy.run("randomness.seed=4,3,5", sweep_over([RAISING, 1]), "resume=true")
+    assert len(toy.sweeps) == 1
+    assert "2 done before" in output
+    records = toy.records()
+    assert records["batch_size-1__seed-3"]["launches"] == 1
+    assert records["batch_size-1__seed-5"]["launches"] == 1
+    assert records[f"batch_size-{RAISING}__seed-3"]["launches"] == 2
+    assert len(records) == 3 * 2 + 2
+    log = (toy.sweeps[-1] / f"batch_size-{RAISING}__seed-3" / "stdout.log").read_text()
+    assert "resume=False" in log
+    assert "resume=auto" in log
+
+    code, output = toy.run("randomness.seed=3,4,5", "data.batch_size=1", "resume=true", "train.max_epochs=40")
+    assert code == 0, output
+    assert "done before" not in output, "a longer run goes on"
+
+
+def test_without_resume_a_sweep_gets_a_new_folder(toy) -> None:
+    toy.run("randomness.seed=3,4", "data.batch_size=1")
+    toy.run("randomness.seed=3,4", "data.batch_size=1")
+    assert len(toy.sweeps) == 2
+    code, output = toy.run("randomness.seed=3,4", f"hydra.sweep.dir={toy.sweeps[0].relative_to(toy.folder)}")
+    assert code != 0
+    assert "already holds a sweep; add resume=true" in output
+
+
+def test_nothing_starts_when_one_config_is_wrong(toy) -> None:
+    code, output = toy.run("data.batch_size=1,-1", "randomness.seed=3,4")
+    assert code != 0
+    assert "data.batch_size" in output
+    assert not toy.count("stdout.log")
+
+
+@pytest.mark.parametrize("start", ["fork", "fresh"])
+def test_ctrl_c_lets_every_job_save_and_leave(toy, start: str) -> None:
+    process = toy.start(sweep_over([ENDLESS, ENDLESS + 1, 5]), f"hydra.launcher.start={start}", gpus="0,1")
+    toy.wait_for(lambda: toy.count("ready") == 2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, output
+    assert toy.count("saved") == 2
+    assert {record["state"] for record in toy.records().values()} <= {"interrupted", "waiting"}
+    assert "resume=true goes on" in output
+
+
+@pytest.mark.parametrize("start", ["fork", "fresh"])
+def test_a_killed_launcher_leaves_no_orphan(toy, start: str) -> None:
+    process = toy.start(sweep_over([ENDLESS, ENDLESS + 1]), f"hydra.launcher.start={start}", gpus="0,1")
+    toy.wait_for(lambda: toy.count("ready") == 2)
+    process.kill()
+    process.communicate()
+    toy.wait_for(lambda: toy.count("saved") == 2)
+
+
+def test_a_second_launcher_is_refused(toy) -> None:
+    toy.start(sweep_over([ENDLESS, 5]), gpus="0")
+    toy.wait_for(lambda: toy.count("ready") == 1)
+    code, output = toy.run(sweep_over([ENDLESS, 5]), "resume=true")
+    assert code != 0
+    assert "is in use by launcher" in output
+
+
+def test_gpus_per_job_starts_that_many_ranks(toy) -> None:
+    code, output = toy.run("data.batch_size=1,2", "hydra.launcher.gpus_per_job=2", "hydra.launcher.start=fresh")
+    assert code == 0, output
+    assert {used for used, _, _ in toy.records("times.json").values()} == {"0,1", "2,3"}
+    folder: Path = toy.sweeps[-1] / "batch_size-1"
+    assert "rank=1 of 2" in (folder / "stdout.rank1.log").read_text()
+    assert len(list(folder.glob(".hydra/*"))) == 1

@@ -1,0 +1,50 @@
+"""A Hydra app with the real configuration and jobs that only sleep, fail or die, as `data.batch_size` says."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from app.cli import CONF
+from app.errors import DataError
+from app.launch import plugins
+from app.schema import register
+
+KILLED, RAISING, LEAVING, ENDLESS = 10_000, 20_000, 30_000, 40_000
+"""What a job does whose batch size is this or a little more, instead of sleeping that many milliseconds."""
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+def main(config: DictConfig) -> float:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    kind = config.data.batch_size // 10_000 * 10_000
+    begun = time.time()
+    rank = f"rank={os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')}"
+    print(f"gpus={os.environ.get('CUDA_VISIBLE_DEVICES')} resume={config.resume} {rank}", flush=True)
+    if kind == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == RAISING:
+        raise ValueError("no luck")
+    if kind == LEAVING:
+        raise DataError("bad picture")
+    if kind == ENDLESS:
+        signal.signal(signal.SIGTERM, lambda *_: (folder / "saved").write_text("saved") and sys.exit(143))
+        (folder / "ready").write_text("ready")
+        time.sleep(600)
+    time.sleep(config.data.batch_size / 1000)
+    value = 1.0 / (1.0 + (config.randomness.seed or 0))
+    (folder / "times.json").write_text(json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), begun, time.time()]))
+    (folder / "DONE.json").write_text(json.dumps({"metric": "val/top1", "best": value, "step": 1, "length": 30}))
+    return value
+
+
+if __name__ == "__main__":
+    register()
+    plugins.register()
+    main()
