@@ -116,6 +116,8 @@ class MetricsConf:
     """Write the confusion matrix."""
     monitor: str = "auto"
     """The metric that the command returns to a sweeper and that `auto` means elsewhere; auto: the first of topk."""
+    rule: str | None = knob(None, choices=("greater", "less"))
+    """Which direction of `monitor` is better. null: known from the metric itself."""
     threshold: float = knob(0.5, gt=0, lt=1)
     """Multi-label: probability from which a class counts as predicted."""
     extra: dict[str, Any] = field(default_factory=dict)
