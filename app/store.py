@@ -160,13 +160,17 @@ class Store:
         link, temporary = self.folder / name, self.folder / f".{name}.{os.getpid()}.tmp"
         if link.is_symlink() and os.readlink(link) == best.name:
             return
-        _discard(temporary)
         try:
-            temporary.symlink_to(best.name)
-        except OSError:
-            _link_or_copy(self.folder / best.name, temporary)
-        temporary.replace(link)
-        _discard(temporary)  # rename does nothing between two hard links of one file
+            _discard(temporary)
+            try:
+                temporary.symlink_to(best.name)
+            except OSError:
+                _link_or_copy(self.folder / best.name, temporary)
+            temporary.replace(link)
+        except OSError as error:
+            logger.warning("cannot let %s name %s: %s", link, best.name, error.strerror)
+        finally:
+            _discard(temporary)  # rename does nothing between two hard links of one file
 
     def _prune(self, newest: Manifest, best_names: set[str], best_metrics: Sequence[str]) -> None:
         present = self.manifests()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def load(path: Path) -> Any:
     if is_zip:
         _check_members(path)
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other pickle protocols: the outcome says enough
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} {_refusal(str(error))}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
@@ -94,7 +97,7 @@ def _refusal(message: str) -> str:
     """The reason of torch's unpickler, without its advice to load the file unsafely."""
     name = re.search(r"GLOBAL ([\w.]+)", message) or re.search(r"class (?:'|`)?([\w.]+)", message)
     if name is None:
-        return "is damaged, or holds objects other than tensors and plain values; it is refused"
+        return "is damaged or not a checkpoint: it holds more than tensors and plain values"
     return (
         f"is refused: it asks for `{name[1]}`, and loading that could run code. "
         "Ask for a .safetensors file or a plain state_dict"

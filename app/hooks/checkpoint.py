@@ -16,7 +16,7 @@ from app.checkpoint import FULL, WEIGHTS, collect, config_sha256
 from app.clock import due
 from app.errors import DATA, IO, ConfigError, DataError
 from app.hooks.base import Hook
-from app.metric_names import metric_rules, resolve
+from app.metric_names import metric_rules, resolve, resolve_rule
 from app.saver import Saver
 from app.state import Run
 from app.store import Save, Store
@@ -274,11 +274,9 @@ def _best_rules(names: Sequence[str], given: Sequence[str], known: Mapping[str, 
         )
     rules = {}
     for index, name in enumerate(names):
-        metric = resolve(name, known)
-        rule = given[min(index, len(given) - 1)] if given else known[metric]
-        if rule not in ("greater", "less"):
-            raise ConfigError(f"hooks.checkpoint.rule must say greater or less for {metric}, got {rule!r}")
-        rules[metric] = rule
+        metric = resolve(name, known, "hooks.checkpoint.save_best")
+        rule = given[min(index, len(given) - 1)] if given else None
+        rules[metric] = resolve_rule(metric, known, rule, "hooks.checkpoint.rule")
     return rules
 
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from app.errors import ConfigError
 from app.hooks.base import Hook
-from app.metric_names import metric_rules, resolve
+from app.metric_names import metric_rules, resolve, resolve_rule
 from app.state import Run
 
 
@@ -33,15 +32,11 @@ class EarlyStop(Hook):
         self.waited = 0
 
     def attach(self, run: Run) -> None:
-        rules = metric_rules(run.config)
-        self.monitor = resolve(self.monitor, rules)
-        self.rule = self.rule or rules[self.monitor]
-        if self.rule not in ("greater", "less"):
-            raise ConfigError(f"hooks.early_stop.rule must say greater or less for {self.monitor}, got {self.rule!r}")
+        known = metric_rules(run.config)
+        self.monitor = resolve(self.monitor, known, "hooks.early_stop.monitor")
+        self.rule = resolve_rule(self.monitor, known, self.rule, "hooks.early_stop.rule")
 
     def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
-        if self.monitor not in metrics:
-            raise ConfigError(f"hooks.early_stop.monitor={self.monitor} is not among {', '.join(metrics)}")
         value = metrics[self.monitor]
         if self._is_better(value):
             self.best, self.waited = value, 0
