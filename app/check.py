@@ -95,13 +95,13 @@ def home_of(name: str) -> str | None:
     return next((full for full in schema_keys() if full.rpartition(".")[2] == name), None)
 
 
-def schema_keys() -> list[str]:
-    """Every full key of the schema, the groups' options taken together."""
-    found: dict[str, None] = {}
+def schema_keys() -> dict[str, Field[Any]]:
+    """Every full key of the schema with its field, the groups' options taken together."""
+    found: dict[str, Field[Any]] = {}
 
     def walk(schema: type, prefix: str) -> None:
         for field in fields(schema):
-            found[f"{prefix}{field.name}"] = None
+            found[f"{prefix}{field.name}"] = field
             section: Any = field.default_factory
             if is_dataclass(section):
                 walk(section, f"{prefix}{field.name}.")  # type: ignore[arg-type]
@@ -110,7 +110,7 @@ def schema_keys() -> list[str]:
     for group, options in GROUPS.items():
         for option, schema in options.items():
             walk(schema, f"{group}.{option}." if group in ("hooks", "visualizer") else f"{group}.")
-    return list(found)
+    return found
 
 
 def _check_value(node: DictConfig, source: Any, name: str, prefix: str, field: Field[Any] | None) -> Iterator[str]:

@@ -6,6 +6,7 @@ raise becomes one message with an exit code.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -154,6 +155,7 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
         require_inputs(resolved(config))
         if any(word.startswith("hydra/launcher=") for word in settings):
             print("warning: hydra/launcher has no effect without --multirun; running here", file=sys.stderr)
+    gc.enable()
     with explained(hydra, settings):
         (hydra.multirun if multirun else hydra.run)(config_name=name, task_function=task, overrides=settings)
 

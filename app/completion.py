@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
+from app.check import schema_keys, show
 from app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,4 +64,8 @@ def query(hydra: Hydra, config_name: str) -> None:
     os.environ["COMP_LINE"] = re.sub(r"^\s*\S*python[\d.]*\s+-m\s+app(?=\s|$)|^\s*\S*/app(?=\s|$)", "app", line)
     with redirect_stdout(io.StringIO()) as answer:
         hydra.shell_completion(config_name=config_name, overrides=["query=bash"])
-    print(" ".join(word for word in answer.getvalue().split() if not word.lstrip("+~").startswith("schema")))
+    words = [word for word in answer.getvalue().split() if not word.lstrip("+~").startswith("schema")]
+    key, equals, _ = line.rpartition(" ")[2].partition("=")
+    field = schema_keys().get(key) if equals else None
+    choices = field.metadata.get("choices") if field is not None else None
+    print(" ".join([f"{key}={show(choice)}" for choice in choices] if choices else words))
