@@ -49,6 +49,15 @@ def test_only_statistics_change_and_modes_come_back(tmp_path: Path) -> None:
     assert [module.training for module in model] == [True] * 5 + [False, True]  # type: ignore[union-attr]
 
 
+def test_dropout_is_off(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, model=nn.Sequential(nn.Dropout(0.5), *network()))  # type: ignore[misc]
+    norm = run.state.model[2]  # type: ignore[index]
+    recompute(run, 12)
+    mean = norm.running_mean.clone()
+    recompute(run, 12)
+    assert torch.equal(norm.running_mean, mean)
+
+
 def test_frozen_norms_are_left_alone(tmp_path: Path) -> None:
     run = tiny_run(tmp_path)
     norm = run.state.model[1]  # type: ignore[index]

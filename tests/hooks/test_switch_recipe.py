@@ -43,6 +43,13 @@ def test_switches_from_its_epochs_on(tmp_path: Path) -> None:
     assert loss(0.1) != loss(0.0)
 
 
+def test_trying_the_schedule_out_leaves_the_base_in_force(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    make(SwitchRecipeConf(schedule=SCHEDULE)).attach(run)
+    assert run.data.recipes[-1] == (["crop"], None)  # type: ignore[attr-defined]
+    assert used_loss(run) == loss(0.0)
+
+
 @pytest.mark.parametrize(
     ("epoch", "batch", "augment", "smoothing"),
     [(0, 2, ["crop"], 0.0), (1, 0, ["flip"], 0.0), (2, 1, ["flip"], 0.0), (3, 0, None, 0.1), (9, 1, None, 0.1)],
