@@ -1,0 +1,179 @@
+"""Training augmentation of uint8 images, whole batches at a time; a function of (seed, epoch, index) for each image."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import affine_grid, grid_sample, pad
+
+from app import rng
+from app.errors import ConfigError
+from app.schema.augment import Recipe
+
+Stage = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+"""(images, indices, epoch) -> images: uint8 (n, channels, height, width) and the n keys of the images."""
+
+SHIFTS = ("crop", "flip", "vflip")
+TRANSFORMS = {
+    "color": "ColorJitter",
+    "randaugment": "RandAugment",
+    "trivialaugment": "TrivialAugmentWide",
+    "autoaugment": "AutoAugment",
+    "augmix": "AugMix",
+}
+"""Our names for classes of torchvision.transforms.v2."""
+
+
+def build_augmentation(recipe: Recipe, seed: int) -> Stage:
+    """All of `recipe` (as `parse_augment` gives it) but `resized_crop`, one after the other.
+
+    Crop and flips are resolved into one gather; what torchvision does is done image by image.
+
+    Raises:
+        ConfigError: torchvision refuses an argument.
+    """
+    stages: list[Stage] = []
+    shifts = {name: arguments for name, arguments in recipe if name in SHIFTS}
+    transforms = [(name, arguments) for name, arguments in recipe if name in TRANSFORMS or name[0].isupper()]
+    for name, arguments in recipe:
+        if name == "rotate":
+            stages.append(rotate(seed, **arguments))
+        elif name == "erase":
+            stages.append(erase(seed, **arguments))
+        elif shifts and name == next(iter(shifts)):
+            stages.append(shift(seed, shifts))
+        elif transforms and name == transforms[0][0]:
+            stages.append(each(seed, [transform(*entry) for entry in transforms]))
+
+    def augment(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        for stage in stages:
+            images = stage(images, indices, epoch)
+        return images
+
+    return augment
+
+
+def shift(seed: int, arguments: dict[str, dict[str, Any]]) -> Stage:
+    """Crop from the padded image (He et al., arXiv:1512.03385, section 4.2) and mirroring."""
+    padding = arguments.get("crop", {}).get("padding", 0)
+    fill = arguments.get("crop", {}).get("fill", 0)
+
+    def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        count, channels, height, width = images.shape
+        rows = torch.arange(height, device=images.device).expand(count, -1)
+        columns = torch.arange(width, device=images.device).expand(count, -1)
+        for name, line, axis in (("flip", columns, "columns"), ("vflip", rows, "rows")):
+            if name in arguments:
+                mirrored = rng.uniforms(seed, epoch, indices, 1, name) < arguments[name]["prob"]
+                line = torch.where(mirrored, line.flip(1), line)
+                rows, columns = (rows, line) if axis == "columns" else (line, columns)
+        if padding:
+            moves = (rng.uniforms(seed, epoch, indices, 2, "crop") * (2 * padding + 1)).long()
+            rows, columns = rows + moves[:, :1], columns + moves[:, 1:]
+            images = pad(images, (padding,) * 4, value=fill)
+        source = rows[:, :, None] * images.shape[3] + columns[:, None, :]
+        source = source.view(count, 1, -1).expand(-1, channels, -1)
+        return images.view(count, channels, -1).gather(2, source).view(count, channels, height, width)
+
+    return apply
+
+
+def erase(seed: int, prob: float, size: float) -> Stage:
+    """Blacks out a square of `size` of the shorter side at any place inside (arXiv:1708.04552, 1708.04896)."""
+
+    def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        height, width = images.shape[2:]
+        side = max(1, round(size * min(height, width)))
+        draws = rng.uniforms(seed, epoch, indices, 3, "erase")
+        top = (draws[:, 0] * (height - side + 1)).long()[:, None]
+        left = (draws[:, 1] * (width - side + 1)).long()[:, None]
+        rows = torch.arange(height, device=images.device)
+        columns = torch.arange(width, device=images.device)
+        inside_rows = (rows >= top) & (rows < top + side) & (draws[:, 2:] < prob)
+        inside_columns = (columns >= left) & (columns < left + side)
+        return images.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0)
+
+    return apply
+
+
+def rotate(seed: int, degrees: float) -> Stage:
+    """Turns by a uniform angle around the centre, bilinear, black outside."""
+
+    def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        height, width = images.shape[2:]
+        angle = (rng.uniforms(seed, epoch, indices, 1, "rotate")[:, 0] * 2 - 1) * (degrees * torch.pi / 180)
+        cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        turn = [cosine, sine * (height / width), zero, -sine * (width / height), cosine, zero]
+        return _sample(images, torch.stack(turn, 1).view(-1, 2, 3), height, width)
+
+    return apply
+
+
+def resized_crop(seed: int, side: int, scale: list[float], ratio: list[float]) -> Stage:
+    """A random part of the image, resized (bilinear) to `side` pixels square; see `crop_parameters`."""
+
+    def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        height, width = images.shape[2:]
+        root_area, root_ratio, x, y = crop_parameters(seed, epoch, indices, scale, ratio).unbind(1)
+        part_width = (root_area * root_ratio * (height / width) ** 0.5).clamp(max=1)
+        part_height = (root_area / root_ratio * (width / height) ** 0.5).clamp(max=1)
+        zero = torch.zeros_like(x)
+        left, top = (2 * x - 1) * (1 - part_width), (2 * y - 1) * (1 - part_height)
+        boxes = torch.stack([part_width, zero, left, zero, part_height, top], 1).view(-1, 2, 3)
+        return _sample(images, boxes, side, side)
+
+    return apply
+
+
+def crop_parameters(
+    seed: int, epoch: int, indices: torch.Tensor, scale: list[float], ratio: list[float]
+) -> torch.Tensor:
+    """(n, 4): root of the relative area, root of the aspect ratio, and place in [0, 1) along x and y of a random crop.
+
+    Area uniform in `scale`, aspect ratio log-uniform in `ratio`, as in torchvision's RandomResizedCrop; a side that
+    would not fit is cut to the image's, where torchvision draws again up to ten times.
+    """
+    draws = rng.uniforms(seed, epoch, indices, 4, "resized_crop")
+    low, high = torch.tensor(ratio).log().tolist()
+    root_area = (draws[:, 0] * (scale[1] - scale[0]) + scale[0]).sqrt()
+    root_ratio = ((draws[:, 1] * (high - low) + low) / 2).exp()
+    return torch.stack([root_area, root_ratio, draws[:, 2], draws[:, 3]], 1)
+
+
+def each(seed: int, transforms: list[Callable[[torch.Tensor], torch.Tensor]]) -> Stage:
+    """Applies `transforms` image by image, the global generators seeded for each and put back afterwards."""
+
+    def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        done = []
+        with rng.preserved():
+            for image, index in zip(images.unbind(0), indices.tolist(), strict=True):
+                rng.seed_sample(seed, epoch, index)
+                for change in transforms:
+                    image = change(image)
+                done.append(image)
+        if any(image.dtype != torch.uint8 or image.shape != done[0].shape for image in done):
+            raise ConfigError(
+                "data.augment: transforms must give back uint8 images of one size, got "
+                + ", ".join(sorted({f"{image.dtype} {tuple(image.shape)}" for image in done}))
+            )
+        return torch.stack(done)
+
+    return apply
+
+
+def transform(name: str, arguments: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A transform of torchvision.transforms.v2 by our name or its own."""
+    from torchvision.transforms import v2
+
+    try:
+        made: Callable[[torch.Tensor], torch.Tensor] = getattr(v2, TRANSFORMS.get(name, name))(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"data.augment.{name}: torchvision refuses the arguments {arguments}: {error}") from error
+    return made
+
+
+def _sample(images: torch.Tensor, transforms: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The images through affine `transforms` (n, 2, 3) from output to input coordinates in [-1, 1]."""
+    grid = affine_grid(transforms, [len(images), images.shape[1], height, width], align_corners=False)
+    sampled = grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled.round_().clamp_(0, 255).to(torch.uint8)

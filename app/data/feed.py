@@ -1,0 +1,232 @@
+"""Feeds a data set to the engine: in order, split over ranks, augmented, normalised, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+
+from app import rng
+from app.data.augment import build_augmentation
+from app.data.hold import hold, should_hold
+from app.data.loader import LoaderPart, checked
+from app.data.memory import MemoryPart
+from app.data.mix import build_mixing
+from app.data.normalize import Normalize
+from app.data.order import Micro, Plan, evaluation_rounds
+from app.data.reader import Reader, Request
+from app.data.source import ImageTensor, Source, Splits, check_targets, take
+from app.dist import World
+from app.errors import ConfigError
+from app.schema.augment import Recipe, parse_augment, parse_batch_augment
+from app.state import Batch, StepBatch
+
+
+class Part(Protocol):
+    """One part of a data set, in memory or behind loader workers."""
+
+    def __len__(self) -> int: ...
+    def train(
+        self, micros: Iterator[Micro], epoch: int, recipe: Recipe
+    ) -> Iterator[tuple[Micro, torch.Tensor, torch.Tensor]]: ...
+    def evaluate(self, rounds: Iterator[range | None]) -> Iterator[tuple[range, torch.Tensor, torch.Tensor] | None]: ...
+    def images(self, indices: Sequence[int]) -> torch.Tensor: ...
+    def targets(self, indices: Sequence[int]) -> torch.Tensor: ...
+    def close(self) -> None: ...
+
+
+def build_feed(
+    splits: Splits,
+    settings: Mapping[str, Any],
+    *,
+    world: World,
+    seed: int,
+    accumulate: int = 1,
+    start_method: str = "fork",
+) -> Feed:
+    """The feed of `splits` as the keys of DataConf in `settings` say.
+
+    Raises:
+        ConfigError: settings that contradict each other or the data.
+        DataError: labels that are no class, unreadable samples.
+    """
+    if settings["batch_size"] < world.size:
+        raise ConfigError(
+            f"data.batch_size={settings['batch_size']} must be at least the number of processes, {world.size}"
+        )
+    sources: dict[str, Source] = {"train": take(splits.train, settings["limit_train"])}
+    sources["val"] = take(splits.val, settings["limit_val"])
+    if splits.test is not None:
+        sources["test"] = splits.test
+    for split, source in sources.items():
+        check_targets(source, splits.classes, split)
+    return Feed(sources, splits, dict(settings), world, seed, accumulate, start_method)
+
+
+class Feed:
+    """A data set as the engine sees it (app.state.DataFeed)."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        splits: Splits,
+        settings: dict[str, Any],
+        world: World,
+        seed: int,
+        accumulate: int,
+        start_method: str,
+    ) -> None:
+        self.classes: Sequence[str] = list(splits.classes)
+        self._settings, self._world, self._seed, self._start_method = settings, world, seed, start_method
+        self.set_recipe(settings["augment"], settings["batch_augment"])
+        self.channels, self.image_size = self._shape(sources["train"])
+        self._normalize = Normalize(*self._statistics(splits), world.device, settings["pin_memory"])
+        self._parts: dict[str, Part] = {split: self._part(source) for split, source in sources.items()}
+        self.train_size = len(sources["train"])
+        self.multi_label = self._parts["train"].targets([0]).ndim == 2
+        self._plan = Plan(
+            size=self.train_size * settings["repeats"],
+            batch_size=settings["batch_size"],
+            accumulate=accumulate,
+            drop_last=settings["drop_last"],
+            rank=world.rank,
+            world=world.size,
+        )
+        self.steps_per_epoch = self._plan.steps
+        if self.steps_per_epoch == 0:
+            raise ConfigError(
+                f"data.drop_last=true leaves 0 steps an epoch: {self._plan.size} training samples are fewer than the "
+                f"{self._plan.step_samples} of a step (data.batch_size={settings['batch_size']} x "
+                f"train.accumulate={accumulate}); lower data.batch_size or set data.drop_last=false"
+            )
+        self.smallest_batch = self._plan.smallest_batch
+        """Images of the smallest forward pass of an epoch: batch norm cannot train on 1."""
+
+    def train(self, epoch: int, start: int) -> Iterator[StepBatch]:
+        """See DataFeed."""
+        recipe, batch_recipe = self._recipe, self._batch_recipe
+        mixing = build_mixing(batch_recipe, self._seed, len(self.classes)) if batch_recipe else None
+        order = rng.order(self._plan.size, self._seed, epoch, self._settings["shuffle"])
+        repeated = self._settings["repeats"] > 1
+        loaded = self._parts["train"].train(self._plan.micros(order, start), epoch, recipe)
+        for step in range(start, self._plan.steps):
+            batches = []
+            for micro, images, targets in islice(loaded, self._plan.micro_count(step)):
+                if mixing is not None:
+                    images, targets = mixing(images, targets, epoch, micro.number)
+                indices = micro.indices % self.train_size if repeated else micro.indices
+                batches.append(Batch(images, targets, indices, micro.size))
+            yield StepBatch(batches, self._plan.step_size(step))
+
+    def evaluate(self, split: str) -> Iterator[Batch | None]:
+        """See DataFeed."""
+        part = self._part_of(split)
+        rounds = evaluation_rounds(len(part), self._settings["eval_batch_size"], self._world.rank, self._world.size)
+        for loaded in part.evaluate(rounds):
+            if loaded is None:
+                yield None
+            else:
+                place, images, targets = loaded
+                yield Batch(images, targets, torch.arange(place.start, place.stop), len(place))
+
+    def eval_size(self, split: str) -> int:
+        """Samples of `val` or `test`."""
+        return len(self._part_of(split))
+
+    def sample_images(self, split: str, indices: Sequence[int]) -> torch.Tensor:
+        """See DataFeed."""
+        return self._part_of(split).images(indices)
+
+    def sample_targets(self, split: str, indices: Sequence[int]) -> torch.Tensor:
+        """The targets of some samples, on the CPU."""
+        return self._part_of(split).targets(indices)
+
+    def set_recipe(self, augment: Any, batch_augment: Any) -> None:
+        """Changes the training augmentation from the next epoch that `train` starts.
+
+        Raises:
+            ConfigError: unknown names or arguments.
+        """
+        self._recipe, self._batch_recipe = parse_augment(augment), parse_batch_augment(batch_augment)
+        build_augmentation(self._recipe, self._seed)  # what torchvision refuses shows here, not in a worker
+
+    def close(self) -> None:
+        """Ends the loader workers."""
+        for part in self._parts.values():
+            part.close()
+
+    def _part_of(self, split: str) -> Part:
+        return self._parts.get(split) or self._parts["val"]
+
+    def _shape(self, source: Source) -> tuple[int, int]:
+        """Channels and side of what the model gets, from the first image."""
+        if isinstance(source, ImageTensor):
+            channels, side = source.images.shape[1], source.images.shape[-1]
+        else:
+            reader = self._reader(source)
+            loaded = checked(reader[Request([0])])
+            channels, side = loaded.images.shape[1], loaded.images.shape[-1]
+        return channels, self._settings["image_size"] or side
+
+    def _statistics(self, splits: Splits) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation per channel: configured, the data set's own, or 0.5."""
+        found = []
+        for key, own in (("mean", splits.mean), ("std", splits.std)):
+            values = self._settings[key] or own or [0.5]
+            if len(values) not in (1, self.channels):
+                raise ConfigError(
+                    f"data.{key} must have 1 or {self.channels} numbers, one per channel, got {list(values)}"
+                )
+            found.append(list(values))
+        if min(found[1]) <= 0:
+            raise ConfigError(f"data.std must be > 0, got {found[1]}")
+        return found[0], found[1]
+
+    def _reader(self, source: Source) -> Reader:
+        settings = self._settings
+        return Reader(
+            source,
+            seed=self._seed,
+            side=settings["image_size"],
+            num_classes=len(self.classes),
+            on_error=settings["on_error"],
+            max_errors=settings["max_errors"],
+        )
+
+    def _loader(self, source: Source) -> LoaderPart:
+        settings = self._settings
+        return LoaderPart(
+            self._reader(source),
+            num_workers=settings["num_workers"],
+            timeout_seconds=settings["timeout"],
+            start_method=self._start_method,
+            max_errors=settings["max_errors"],
+            normalize=self._normalize,
+        )
+
+    def _part(self, source: Source) -> Part:
+        if not should_hold(source, self._settings["in_memory"], self._settings["image_size"]):
+            return self._loader(source)
+        if not isinstance(source, ImageTensor):
+            loader = self._loader(source)
+            try:
+                source = hold(source, loader, self._settings["image_size"])
+            finally:
+                loader.close()
+        return MemoryPart(
+            source,
+            seed=self._seed,
+            side=self._settings["image_size"],
+            device=self._world.device,
+            resident=self._resident(source.images),
+            normalize=self._normalize,
+        )
+
+    def _resident(self, images: torch.Tensor) -> bool:
+        wanted: bool | str = self._settings["device_resident"]
+        device = self._world.device
+        if wanted != "auto" or device.type != "cuda":
+            return bool(wanted)
+        return images.nbytes < torch.cuda.get_device_properties(device).total_memory / 5
