@@ -37,14 +37,11 @@ class RememberingLoader:
         return getattr(self._loader, name)
 
 
-Check = Callable[[DictConfig, Sequence[str]], Sequence[str]]
-"""app.check.check: what is wrong with a composed config, in messages."""
-
-
-def place(context: HydraContext, master: DictConfig) -> None:
+def place(context: HydraContext, master: DictConfig, at_work: Callable[[Path], bool] = lambda folder: False) -> None:
     """Sets `hydra.sweep.dir` of a sweep's own config, which says neither the experiment's name nor `resume`.
 
-    Those may come from `experiment=…`, so the sweep's first point is composed to learn them.
+    Those may come from `experiment=…`, so the sweep's first point is composed to learn them. A folder that is `at_work`
+    already is continued even without `resume`: nothing is to be submitted twice.
     """
     loader = context.config_loader
     context.config_loader = cast(ConfigLoader, RememberingLoader(loader))
@@ -53,23 +50,26 @@ def place(context: HydraContext, master: DictConfig) -> None:
     keys = _keys(master, command_line)
     first = loader.load_sweep_config(master, _first_point(command_line))
     resume = first.get("resume") not in (None, False, "false")
-    if explicit:
-        folder = Path(master.hydra.sweep.dir)
-    else:
-        folder = sweep.choose(Path(first.output_root, first.name), keys, resume)
+    root = Path(first.output_root, first.name)
+    folder = Path(master.hydra.sweep.dir) if explicit else sweep.choose(root, keys, True)
+    if not resume and at_work(folder):
+        print(f"continuing {folder}: jobs of this sweep are still in the queue")
+        resume = True
+    elif not resume and not explicit:
+        folder = sweep.choose(root, keys, False)
     sweep.open_folder(folder, keys, resume, explicit)
     with read_write(master), read_write(master.hydra), open_dict(master.hydra):
         master.hydra.sweep.dir = str(folder)
 
 
-def compose(
-    loader: ConfigLoader, master: DictConfig, points: Sequence[Sequence[str]], first_number: int, check: Check
-) -> list[Job]:
+def compose(loader: ConfigLoader, master: DictConfig, points: Sequence[Sequence[str]], first_number: int) -> list[Job]:
     """One job per point, with its folder and composed config; those that are done already are marked so.
 
     Raises:
         ConfigError: with every distinct problem of all points.
     """
+    from app.check import check
+
     command_line = list(master.hydra.overrides.task)
     folder = Path(master.hydra.sweep.dir)
     axes = [swept(overrides, command_line) for overrides in points]

@@ -37,14 +37,12 @@ def launch(
         ConfigError: some point's config is wrong; then none was started.
         SystemExit: 128 + signal after a request to stop.
     """
-    from app.check import check
-
     setup_globals()
     configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     folder = Path(master.hydra.sweep.dir)
     slots = make_slots(options["gpus"], options["gpus_per_job"], options["jobs_per_gpu"], options["cpu_slots"])
     with held(folder, options["grace_seconds"] + 10.0) as lock:
-        jobs = compose(context.config_loader, master, points, first_number, check)
+        jobs = compose(context.config_loader, master, points, first_number)
         stop = run(options, task, jobs, slots, folder, lock)
     if stop.count:
         raise SystemExit(128 + stop.signum)
@@ -75,7 +73,7 @@ def run(
         return values
 
     stop = StopRequest()
-    with stop.listening(), make_watcher(jobs, slots, folder) as watcher:
+    with stop.listening(), make_watcher(jobs, folder) as watcher:
         if not waiting:
             return stop
         default_threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // (len(slots) * ranks))))

@@ -39,7 +39,7 @@ class Starter(Protocol):
 class Watcher(Protocol):
     """Is told what happens: the table, the report."""
 
-    def started(self, job: Job, slot: Slot) -> None: ...
+    def started(self, job: Job, place: str) -> None: ...
 
     def ended(self, job: Job) -> None: ...
 
@@ -130,7 +130,7 @@ class Queue:
         self.running[job.number] = Running(job, slot, set(range(self.ranks)))
         for rank in range(self.ranks):
             self.starter.start((job.number, rank), job, slot)
-        self.watcher.started(job, slot)
+        self.watcher.started(job, slot.name)
 
     def _rank_ended(self, entry: Running, rank: int, status: int) -> None:
         entry.alive.discard(rank)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from app.launch.job import DONE_STATE, FAILED, INTERRUPTED, RUNNING, WAITING, Job
 from app.launch.queue import Watcher
-from app.launch.slots import Slot
 from app.report import Reporter, last_scalars
 
 if TYPE_CHECKING:
@@ -30,9 +29,9 @@ class Lines:
     def message(self, text: str) -> None:
         print(text, flush=True)
 
-    def started(self, job: Job, slot: Slot) -> None:
+    def started(self, job: Job, place: str) -> None:
         again = f" (launch {job.launches})" if job.launches > 1 else ""
-        self.message(f"[{_clock()}] #{job.number} {job.name} started on {slot.name}{again}")
+        self.message(f"[{_clock()}] #{job.number} {job.name} started on {place}{again}")
 
     def ended(self, job: Job) -> None:
         self.message(f"[{_clock()}] {ending(job)}")
@@ -61,7 +60,7 @@ class LiveTable(Lines):
 
         super().__init__(jobs, folder)
         self.console = Console(file=sys.stdout)
-        self.running: dict[int, tuple[Job, Slot, float]] = {}
+        self.running: dict[int, tuple[Job, str, float]] = {}
         self.drawn = 0.0
         self.live: Live = Live(console=self.console, auto_refresh=False, transient=True)
         self.live.start()
@@ -69,8 +68,8 @@ class LiveTable(Lines):
     def message(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def started(self, job: Job, slot: Slot) -> None:
-        self.running[job.number] = (job, slot, time.monotonic())
+    def started(self, job: Job, place: str) -> None:
+        self.running[job.number] = (job, place, time.monotonic())
 
     def ended(self, job: Job) -> None:
         del self.running[job.number]
@@ -86,13 +85,13 @@ class LiveTable(Lines):
         from rich.table import Table
 
         table = Table(title=summary(self.jobs), title_justify="left")
-        for heading in ("#", "point", "slot", "time", "progress"):
+        for heading in ("#", "point", "place", "time", "progress"):
             table.add_column(heading, overflow="fold")
         rows = list(self.running.values())
         room = max(3, self.console.height - 8)
-        for job, slot, since in rows[:room]:
+        for job, place, since in rows[:room]:
             seconds = time.monotonic() - since
-            table.add_row(str(job.number), job.name, slot.name, _duration(seconds), progress(job.folder))
+            table.add_row(str(job.number), job.name, place, _duration(seconds), progress(job.folder))
         if len(rows) > room:
             table.add_row("", f"… and {len(rows) - room} more", "", "", "")
         return table
@@ -103,7 +102,7 @@ class LiveTable(Lines):
 
 
 @contextmanager
-def make_watcher(jobs: Sequence[Job], slots: Sequence[Slot], folder: Path) -> Iterator[Watcher]:
+def make_watcher(jobs: Sequence[Job], folder: Path) -> Iterator[Watcher]:
     """The live table where standard output is a terminal, else lines; at the end the summary and the report."""
     watcher = LiveTable(jobs, folder) if sys.stdout.isatty() else Lines(jobs, folder)
     skipped = sum(job.skipped for job in jobs)

@@ -64,14 +64,14 @@ class SlurmLauncherConf:
     """How many times a run may reach its time limit and be queued again."""
     array_parallelism: int = knob(256, ge=1)
     """Jobs of the array at the same time."""
-    master_addr: str | None = None
-    """Rendezvous address of a distributed job. null: its first node's name."""
     poll_seconds: float = knob(10.0, gt=0)
     """How often SLURM is asked while waiting."""
     setup: list[str] = knob([])
     """Shell lines before the run, such as `module load cuda`."""
     additional_parameters: dict[str, Any] = field(default_factory=dict)
     """Any other sbatch options: {constraint: a100, mail-type: END}."""
+    python: str | None = None
+    """Command that starts Python on the nodes, such as `apptainer exec image.sif python`. null: this interpreter."""
 
 
 LAUNCHERS: dict[str, type] = {"local": LocalLauncherConf, "slurm": SlurmLauncherConf}

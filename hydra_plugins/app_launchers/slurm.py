@@ -18,13 +18,12 @@ class SlurmLauncher(Launcher):
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from app.launch.slurm import require_slurm
-
         from app.launch.compose import place
+        from app.launch.slurm import at_work, require_slurm
 
         require_slurm()
         self.context, self.task, self.config = hydra_context, task_function, config
-        place(hydra_context, config)
+        place(hydra_context, config, at_work)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from app.launch.slurm import launch

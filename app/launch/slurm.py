@@ -1,0 +1,201 @@
+"""The SLURM launcher: submits each point of a sweep as a job of an array, and collects what becomes of them."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, configure_log, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from app.errors import ConfigError
+from app.folder import read_json, write_json
+from app.launch import squeue
+from app.launch.compose import compose
+from app.launch.job import DONE_STATE, FAILED, RESULT, RUNNING, WAITING, Job
+from app.launch.local import job_return
+from app.launch.queue import StopRequest, Watcher
+from app.launch.slurm_task import Task
+from app.launch.starter import python_environment
+from app.launch.sweep import held, summary_error
+from app.launch.watch import make_watcher
+from app.launch.worker import pack
+
+SLURM_RECORD = "slurm.json"
+COMMANDS = ("sbatch", "srun", "squeue", "scontrol")
+
+
+def require_slurm() -> None:
+    """Raises ConfigError where there is no SLURM."""
+    missing = [command for command in COMMANDS if shutil.which(command) is None]
+    if missing:
+        raise ConfigError(
+            f"hydra/launcher=slurm: no SLURM on this machine, {', '.join(missing)} not found in PATH; "
+            "log in to the cluster, or use hydra/launcher=local"
+        )
+
+
+def launch(
+    options: dict[str, Any],
+    context: HydraContext,
+    task: TaskFunction,
+    master: DictConfig,
+    points: Sequence[Sequence[str]],
+    first_number: int,
+) -> list[JobReturn]:
+    """Submits what is neither done nor queued; with `wait`, returns when all have ended, else at once.
+
+    Raises:
+        ConfigError: some point's config is wrong, or SLURM refuses the job; then nothing was submitted.
+        SystemExit: 128 + signal after Ctrl-C; the jobs go on.
+    """
+    setup_globals()
+    configure_log(master.hydra.hydra_logging, master.hydra.verbose)
+    if options["signal_delay_s"] >= 60 * options["timeout_min"]:
+        raise ConfigError(
+            f"hydra.launcher.signal_delay_s={options['signal_delay_s']} must be less than the time limit, "
+            f"timeout_min={options['timeout_min']} minutes"
+        )
+    folder = Path(master.hydra.sweep.dir)
+    stop = StopRequest()
+    with held(folder, 0.0):
+        jobs = compose(context.config_loader, master, points, first_number)
+        with make_watcher(jobs, folder) as watcher:
+            ids = find_queued(jobs, watcher)
+            new = [job for job in jobs if job.state != DONE_STATE and job.number not in ids]
+            ids |= submit(options, task, new, folder)
+            watcher.message(f"{len(new)} jobs submitted, {len(ids) - len(new)} were in the queue already")
+            if options["wait"]:
+                with stop.listening():
+                    collect([job for job in jobs if job.number in ids], ids, watcher, stop, options["poll_seconds"])
+    if stop.count:
+        print(f"the jobs go on; to end them: {scancel_hint(ids)}")
+        raise SystemExit(128 + stop.signum)
+    error = summary_error(jobs)
+    return [job_return(job, error) for job in jobs]
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a job of the sweep in `folder` is in SLURM's queue."""
+    ids = [(read_json(path) or {}).get("job", "") for path in folder.glob(f"*/{SLURM_RECORD}")]
+    states = squeue.states() if ids else {}
+    return any(squeue.is_active(states.get(job_id)) for job_id in ids)
+
+
+def find_queued(jobs: Sequence[Job], watcher: Watcher) -> dict[int, str]:
+    """SLURM's ids of the jobs that an earlier launch has submitted and that have not ended, by job number."""
+    states = squeue.states()
+    queued = {}
+    for job in jobs:
+        record = read_json(job.folder / SLURM_RECORD)
+        if job.state != DONE_STATE and record and squeue.is_active(states.get(record["job"])):
+            queued[job.number] = record["job"]
+            watcher.message(f"#{job.number} {job.name} is in the queue already, as {record['job']}")
+    return queued
+
+
+def submit(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], folder: Path) -> dict[int, str]:
+    """Submits the jobs, as arrays no larger than the cluster allows; returns SLURM's ids by job number."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = SlurmExecutor(
+        folder.absolute() / ".submitit" / "%j", max_num_timeout=options["max_num_timeout"], python=options["python"]
+    )
+    executor.update_parameters(**sbatch_parameters(options, folder))
+    size = squeue.max_array_size()
+    ids: dict[int, str] = {}
+    for start in range(0, len(jobs), size):
+        chunk = jobs[start : start + size]
+        for job in chunk:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            (job.folder / RESULT).unlink(missing_ok=True)
+        try:
+            tasks = [Task(pack(job.config, task), str(job.folder.absolute())) for job in chunk]
+            submitted = executor.submit_array(tasks)
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise ConfigError(f"hydra/launcher=slurm: sbatch refuses the job: {reason_of(error)}") from error
+        for job, handle in zip(chunk, submitted, strict=True):
+            job.launches += 1
+            job.state = WAITING
+            ids[job.number] = handle.job_id
+            write_json(job.folder / SLURM_RECORD, {"job": handle.job_id, "submitted": time.time()})
+            job.write_record()
+    return ids
+
+
+def sbatch_parameters(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """submitit's parameters; those that are null are left out."""
+    parameters = {
+        "job_name": folder.parent.name or "app",
+        "time": options["timeout_min"],
+        "mem": None if options["mem_gb"] is None else f"{int(options['mem_gb'] * 1024)}MB",
+        "ntasks_per_node": options["tasks_per_node"],
+        "additional_parameters": {"requeue": True, **options["additional_parameters"]},
+        "stderr_to_stdout": True,
+        "setup": [
+            f"export PYTHONPATH={shlex.quote(python_environment()['PYTHONPATH'])}",
+            'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',  # srun of 22.05 to 23.02 does not inherit it
+            *options["setup"],
+        ],
+    }
+    same = ("partition", "account", "qos", "nodes", "gpus_per_node", "gpus_per_task", "cpus_per_task")
+    parameters |= {key: options[key] for key in (*same, "signal_delay_s", "array_parallelism")}
+    return {key: value for key, value in parameters.items() if value is not None}
+
+
+def reason_of(error: Exception) -> str:
+    """sbatch's own words in submitit's error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "sbatch: error" in line), lines[-1] if lines else type(error).__name__)
+
+
+def collect(jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: StopRequest, poll_seconds: float) -> None:
+    """Waits for the jobs to end, each by itself; returns early after a request to stop.
+
+    A job counts as ended when two looks in a row find it so: a requeued one is between states for a moment.
+    """
+    open_jobs = {job.number: job for job in jobs}
+    suspected: set[int] = set()
+    while open_jobs and not stop.count:
+        states = squeue.states(set(ids.values()))
+        for number, job in list(open_jobs.items()):
+            state = states.get(ids[number])
+            if state == "RUNNING" and job.state != RUNNING:
+                job.state = RUNNING
+                watcher.started(job, f"SLURM job {ids[number]}")
+            elif state == "PENDING" and job.state == RUNNING:
+                job.state = WAITING
+                watcher.message(f"#{job.number} {job.name} is back in the queue")
+            if squeue.is_active(state):
+                suspected.discard(number)
+            elif number in suspected or (job.folder / RESULT).exists():
+                del open_jobs[number]
+                end(job, state, ids[number])
+                watcher.ended(job)
+            else:
+                suspected.add(number)
+        deadline = time.monotonic() + (min(poll_seconds, 1.0) if suspected else poll_seconds)
+        while open_jobs and not stop.count and time.monotonic() < deadline:
+            time.sleep(0.1)
+            watcher.tick()
+
+
+def end(job: Job, state: str | None, job_id: str) -> None:
+    """Takes over how a SLURM job ended: by what it left, else by SLURM's word for it."""
+    result = read_json(job.folder / RESULT)
+    status = 0 if result and "value" in result else int((result or {}).get("exit_code", 1))
+    job.end(status, (result or {}).get("seconds", 0.0), stopping=False)
+    if result is None:
+        job.state, job.reason = FAILED, f"SLURM job {job_id}: {state or 'gone'}"
+    job.write_record()
+
+
+def scancel_hint(ids: dict[int, str]) -> str:
+    """The command that ends the jobs."""
+    return shlex.join(["scancel", *sorted({job_id.split("_")[0] for job_id in ids.values()})])
