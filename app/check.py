@@ -23,10 +23,13 @@ from app.rules import RULES
 from app.schema import GROUPS
 from app.schema.root import AppConf
 from app.suggest import did_you_mean, unknown_key
+from app.wording import listed, range_text, show, wrong_type
 
 SECRET = re.compile(
     r"(^|[._])(api_?key|access_?key|secret(_?key)?|private_?key|token|password|passwd|credentials?|wandb\.key)$", re.I
 )
+CHOSEN = ("model", "data", "optim", "schedule")
+"""Sections that exactly one option fills."""
 SECRET_VARIABLE = re.compile(r"\$\{oc\.env:\s*\w*(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.I)
 URL_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 
@@ -61,11 +64,6 @@ def require(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     problems = check(cfg, overrides)
     if problems:
         raise ConfigError(listed(problems))
-
-
-def listed(problems: Sequence[str]) -> str:
-    """One message of all problems."""
-    return "\n  - ".join([f"{len(problems)} problems", *problems]) if len(problems) > 1 else problems[0]
 
 
 def override_key(override: str) -> str:
@@ -129,12 +127,30 @@ def _check_value(node: DictConfig, source: Any, name: str, prefix: str, field: F
     if isinstance(value, DictConfig):
         schema = OmegaConf.get_type(value)
         raw: Any = source if isinstance(source, dict) else OmegaConf.to_container(value, resolve=False)
-        yield from check_node(value, raw, f"{where}.", schema if is_dataclass(schema) else None)
-    elif where in ("model", "data", "optim", "schedule"):
+        if not is_dataclass(schema):
+            schema = GROUPS[where]["custom"] if where in CHOSEN else None
+            yield from _untyped_problems(raw, where, schema)
+        yield from check_node(value, raw, f"{where}.", schema)
+    elif where in CHOSEN:
         yield f"{where} is {show(value)}, not a section of keys; {options}"
     elif field is not None:
         plain = OmegaConf.to_container(value) if isinstance(value, ListConfig) else value
         yield from check_limits(where, plain, field.metadata)
+
+
+def _untyped_problems(raw: Mapping[str, Any], where: str, schema: type | None) -> Iterator[str]:
+    """A section from a file of the user's own needs the keys that all its kind have, of their types."""
+    if schema is None:
+        return
+    names = [field.name for field in fields(schema)]
+    missing = [name for name in names if name not in raw]
+    if missing and where != "model":
+        base = f"defaults: [/schema/{where}/custom@_here_, _self_]"
+        yield f"{where} lacks {', '.join(missing)}; begin its file with `{base}` to have the common keys"
+    try:
+        OmegaConf.merge(OmegaConf.structured(schema), {name: raw[name] for name in names if name in raw})
+    except OmegaConfBaseException as error:
+        yield wrong_type(error, f"{where}.")
 
 
 def check_limits(where: str, value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
@@ -158,22 +174,6 @@ def check_limits(where: str, value: Any, limits: Mapping[str, Any]) -> Iterator[
         )
         if not within:
             yield f"{where} must be {range_text(limits)}, got {show(value)}"
-
-
-def range_text(limits: Mapping[str, Any]) -> str:
-    """`in (0, 1)`, `>= 1`, or `a finite number`."""
-    low, high = limits.get("gt", limits.get("ge")), limits.get("lt", limits.get("le"))
-    if low is not None and high is not None:
-        return f"in {'(' if 'gt' in limits else '['}{low}, {high}{')' if 'lt' in limits else ']'}"
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    return next((f"{sign} {limits[name]}" for name, sign in signs.items() if name in limits), "a finite number")
-
-
-def show(value: Any) -> str:
-    """A value as it is written in YAML."""
-    return (
-        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else f"{value}"
-    )
 
 
 def interpolation_text(source: Any, error: Exception) -> str:

@@ -26,13 +26,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from app import command_line, folder
-from app.check import check, listed, require, resolved
+from app.check import check, require, resolved
 from app.command_line import CommandLine
 from app.errors import CannotWrite, ConfigError, RunError
 from app.explain import causes, culprit, explain, is_hydra_error
 from app.inputs import require_inputs
 from app.schema import register
 from app.targets import hydra_refusals
+from app.wording import listed
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,8 @@ def compose(hydra: Hydra, name: str, settings: Sequence[str], mode: RunMode) -> 
             continue
         if not problems:
             return config
-        problems += check(config, left) if mode is RunMode.RUN else []
+        others = check(config, left) if mode is RunMode.RUN else []
+        problems += [other for other in others if " is missing" not in other]  # it may be what was left out
         break
     raise ConfigError(listed(problems))
 

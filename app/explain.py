@@ -15,6 +15,7 @@ from app.check import home_of, override_key
 from app.errors import RunError
 from app.schema import GROUPS
 from app.suggest import did_you_mean, nearest, unknown_key
+from app.wording import wrong_type
 
 OptionsOf = Callable[[str], Sequence[str]]
 """The options of a config group, by its name."""
@@ -48,7 +49,7 @@ def explain(error: Exception, settings: Sequence[str], options_of: OptionsOf, fo
     if isinstance(keyed, (ConfigKeyError, ConfigAttributeError)):
         return where + _unknown(keyed, options_of)
     if isinstance(keyed, ValidationError):
-        return where + _wrong_type(keyed)
+        return where + wrong_type(keyed)
     return where + _by_text(str(error), settings)
 
 
@@ -80,34 +81,10 @@ def _unknown(error: OmegaConfBaseException, options_of: OptionsOf) -> str:
         return unknown_key(prefix, name, sorted({*known, *options}))
     if not prefix:
         known = sorted({*known, "experiment"} - {"hydra"})
+    if prefix.rstrip(".") in GROUPS and home_of(name) in (None, full) and nearest(name, known) is None:
+        own = f"an argument of a class of your own ({group}=custom) needs a +: +{full}=…"
+        return f"unknown key '{full}'; {own} (keys: {', '.join(sorted(known))})"
     return unknown_key(prefix, name, known, home_of(name))
-
-
-def _wrong_type(error: OmegaConfBaseException) -> str:
-    text = str(error).splitlines()[0]
-    for pattern, words in (
-        (r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", "must be {3}, got {1!r}"),
-        (r"Value '(.*)' of type '(\w+)' is incompatible with type hint '(.*)'", "must be {3}, got {1!r}"),
-        (r"Invalid type assigned: (\w+) is not a subclass of (\w+)\. value: (.*)", "has keys of its own; got {3!r}"),
-        (r"Invalid value assigned: (\w+) is not a (.*)\.", "must be a {2}, got a {1}"),
-        (r"field '(.*)' is not Optional", "must not be null"),
-    ):  # fmt: skip
-        found = re.match(pattern, text)
-        if found:
-            return f"{error.full_key} {words.format('', *map(_type_name, found.groups()))}"
-    return f"{error.full_key}: {text}"
-
-
-def _type_name(word: str) -> str:
-    names = {
-        "Integer": "a whole number",
-        "Float": "a number",
-        "Boolean": "true or false",
-        "ListConfig, list or tuple": "list",
-        "Union[bool, str]": "true, false or a word",
-        "Union[int, str]": "a whole number or a word",
-    }
-    return names.get(word, word)
 
 
 def _missing_config(error: MissingConfigException, options_of: OptionsOf) -> str:

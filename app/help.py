@@ -11,13 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from app.check import range_text, show
 from app.errors import ConfigError
 from app.schema import GROUPS
 from app.schema.data import AUGMENTS, BATCH_AUGMENTS
 from app.schema.launcher import LAUNCHERS
 from app.schema.root import AppConf
 from app.suggest import did_you_mean
+from app.wording import range_text, show
 
 WIDTH = 110
 CONF = next(p for p in (Path(__file__).with_name("conf"), Path(__file__).parent.with_name("conf")) if p.is_dir())

@@ -1,6 +1,7 @@
 """Every key of the configuration: its type, default, range and documentation, once. Imports neither torch nor numpy."""
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from app.schema.data import DATA
 from app.schema.hooks import HOOKS
@@ -26,4 +27,6 @@ def register() -> None:
     store.store(name="app_schema", node=AppConf)
     for group, nodes in GROUPS.items():
         for name, node in nodes.items():
-            store.store(group=f"schema/{group}", name=name, node=node)
+            # a custom section stays untyped: to a typed one no file could add the arguments of a class of the user's
+            plain = OmegaConf.to_container(OmegaConf.structured(node)) if name == "custom" else node
+            store.store(group=f"schema/{group}", name=name, node=plain)
