@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import logging
@@ -54,6 +55,8 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
     data = build_data(cfg, world, seed)
     seed_building(seed)
     model = build_model(cfg, data, with_init).to(world.device)
+    if data.smallest_batch == 1 and cfg.mode == "train":
+        check_single_sample(model, data, world.device)
     optimizer = build_optimizer(model, plain(cfg.optim), global_batch=cfg.data.batch_size * cfg.train.accumulate)
     amp = amp_mode(cfg.train.amp)
     scaler = torch.amp.GradScaler(world.device.type) if amp == "fp16" else None
@@ -131,6 +134,21 @@ def build_model(cfg: DictConfig, data: DataFeed, with_init: bool) -> nn.Module:
 
         logger.info(load_pretrained(model, init["checkpoint"], init.get("prefix")))
     return model
+
+
+def check_single_sample(model: nn.Module, data: DataFeed, device: torch.device) -> None:
+    """Raises ConfigError when an epoch ends in a batch of one image and the model's batch norm cannot train on one."""
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(image)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            "the last batch of an epoch has 1 sample, and batch norm needs more: "
+            "set data.drop_last=true or another data.batch_size"
+        ) from error
 
 
 def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:

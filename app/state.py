@@ -81,6 +81,8 @@ class DataFeed(Protocol):
     image_size: int
     steps_per_epoch: int
     multi_label: bool
+    smallest_batch: int
+    """Images of the smallest forward pass of an epoch on any rank."""
 
     def train(self, epoch: int, start: int) -> Iterator[StepBatch]:
         """The steps of `epoch` from the `start`-th on, at a cost that does not depend on `start`."""

@@ -59,6 +59,7 @@ class Window:
         return {"values": list(self.values), "numbers": numbers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.values.clear()
         self.values.extend(state["values"])
         self.count, self.total, self.least, self.greatest, self.last = state["numbers"]
 
@@ -116,12 +117,12 @@ class Logger(Hook):
         columns.append(torch.stack([hit if hit is not None else columns[0].new_tensor(float("nan")) for hit in hits]))
         device_values = self.run.world.sum(torch.stack(columns)).tolist()
         norms = [step.grad_norm for step in steps if step.grad_norm is not None]
-        norm_values = torch.stack(norms).tolist() if norms else [float("nan")] * len(steps)
-        for loss, hit, norm, step in zip(*device_values, norm_values, steps, strict=True):
+        norm_values = iter(torch.stack(norms).tolist() if norms else [])
+        for loss, hit, step in zip(*device_values, steps, strict=True):
             values = {
                 "loss": loss,
                 "top1": hit / step.size,
-                "grad_norm": norm,
+                "grad_norm": next(norm_values) if step.grad_norm is not None else float("nan"),
                 "lr": step.lr,
                 "time": step.step_seconds,
                 "data_time": step.data_seconds,
@@ -185,6 +186,7 @@ class Logger(Hook):
         return {"windows": {window.name: window.state_dict() for window in self.windows}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.pending = []  # a rollback drops them
         for window in self.windows:
             if window.name in state["windows"]:
                 window.load_state_dict(state["windows"][window.name])
@@ -202,8 +204,10 @@ def correct(step: StepInfo) -> torch.Tensor | None:
 
 
 def where(run: Run) -> str:
-    """`epoch 3/20 iter 10/23` or `iter 30/1000`, 1-based, of what was just done."""
+    """`epoch 3/20 iter 10/23` or `iter 30/1000`, 1-based, of what was just done; `test` in a test."""
     progress = run.state.progress
+    if run.phase == "test":
+        return "test"
     if not run.by_epoch:
         return f"iter {progress.step}/{run.length}"
     if progress.batch == 0:
