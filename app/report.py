@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,12 @@ def read_point(folder: Path, record: dict[str, Any]) -> Point:
     point = Point(folder.name, record["axes"], record["overrides"], DONE_STATE if done else record["state"])
     point.rows = list(read_rows(folder / SCALARS))
     for row in point.rows:
-        point.metrics |= {key: value for key, value in row.items() if "/" in key}
+        point.metrics |= evaluated(row)
         point.step = row.get("step", point.step)
     if point.state == FAILED:
         point.reason, point.error = record.get("reason"), record.get("error")
     point.metric, point.value = done.get("metric"), as_number(done.get("best"))
-    point.metrics |= {key: value for key, value in (done.get("metrics") or {}).items() if as_number(value) is not None}
+    point.metrics |= evaluated(done.get("metrics") or {})
     point.step = done.get("step", point.step)
     return point
 
@@ -139,7 +139,16 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
             except ValueError:
                 continue
-            yield {key: value for key, value in row.items() if as_number(value) is not None}
+            yield {key: row[key] for key in ("step", "epoch") if key in row} | evaluated(row)
+
+
+def evaluated(values: Mapping[str, Any]) -> dict[str, float]:
+    """The validation and test values among `values`; finite numbers only."""
+    return {
+        key: value
+        for key, value in values.items()
+        if key.startswith(("val/", "test/")) and as_number(value) is not None
+    }
 
 
 def last_scalars(folder: Path, tail_bytes: int = 8192) -> dict[str, Any]:

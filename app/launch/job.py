@@ -131,6 +131,8 @@ def read_records(sweep_folder: Path) -> dict[str, dict[str, Any]]:
     """`job.json` of every folder in a sweep's folder, by folder name."""
     records = {}
     for path in sorted(sweep_folder.glob(f"*/{RECORD}")):
+        if path.parent.is_symlink():
+            continue
         try:
             records[path.parent.name] = json.loads(path.read_text())
         except (OSError, ValueError):

@@ -1,19 +1,19 @@
 "use strict";
 const font = { family: 'system-ui, "Segoe UI", Roboto, Arial, sans-serif', size: 13, color: "#1d2733" };
 const axisStyle = { gridcolor: "#e3e8ee", zerolinecolor: "#e3e8ee", linecolor: "#c7d0da", automargin: true };
-const layout = (more) => ({ font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: 16, t: 30, b: 46 }, ...more });
+const layout = (more) => ({ font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: 16, t: 30, b: 46 }, modebar: { bgcolor: "rgba(0,0,0,0)", color: "#a9b4c0", activecolor: "#2f6fed" }, ...more });
 const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 const effects = document.getElementById("effects");
 if (!report.effects.length) effects.innerHTML = "<p>No parameter has two values with results yet.</p>";
-for (const effect of report.effects) {
-  const place = effects.appendChild(document.createElement("div"));
+const places = report.effects.map(() => effects.appendChild(document.createElement("div")));
+for (const [index, effect] of report.effects.entries()) {
   const dots = { x: [], y: [], text: [] };
-  effect.values.forEach((value, index) => effect.results[index].forEach((result, which) => {
-    dots.x.push(value); dots.y.push(result); dots.text.push(effect.names[index][which]);
+  effect.values.forEach((value, row) => effect.results[row].forEach((result, which) => {
+    dots.x.push(value); dots.y.push(result); dots.text.push(effect.names[row][which]);
   }));
-  Plotly.newPlot(place, [
+  Plotly.newPlot(places[index], [
     { ...dots, type: "scatter", mode: "markers", marker: { size: 8, opacity: 0.55, color: report.colours[0] }, hovertemplate: "%{text}<br>%{y:.5g}<extra></extra>" },
     { x: effect.values, y: effect.results.map(mean), type: "scatter", mode: "lines+markers", line: { color: report.colours[1], width: 2 }, marker: { size: 9, symbol: "diamond" }, hovertemplate: "mean %{y:.5g}<extra></extra>" },
   ], layout({ showlegend: false, title: { text: effect.axis, font: { size: 14 } }, xaxis: { ...axisStyle, type: "category" }, yaxis: { ...axisStyle, title: { text: report.metric } } }), config);
@@ -30,6 +30,7 @@ function drawCurves() {
   const keyOf = (curve) => colour.value === "point" ? curve.name : curve.axes[colour.value] ?? "(default)";
   const keys = [...new Set(report.curves.map(keyOf))].sort((one, other) => Number(one) - Number(other) || (one > other ? 1 : -1));
   const shown = new Set();
+  const longest = Math.max(...report.curves.flatMap((curve) => curve.series[metricOf.value]?.[over.value] ?? []));
   const traces = report.curves.filter((curve) => curve.series[metricOf.value]).map((curve) => {
     const series = curve.series[metricOf.value], key = keyOf(curve), first = !shown.has(key);
     shown.add(key);
@@ -37,7 +38,7 @@ function drawCurves() {
     return { x: series[over.value], y: series.y, type: "scatter", mode: series.y.length > 1 ? "lines" : "markers", name: key, legendgroup: key, showlegend: first, opacity: 0.8,
       legendrank: keys.indexOf(key), line: { width: 1.8, color: report.colours[keys.indexOf(key) % report.colours.length] }, marker: { color: report.colours[keys.indexOf(key) % report.colours.length] }, hovertemplate };
   });
-  Plotly.react("curves", traces, layout({ hovermode: "closest", legend: { title: { text: colour.value } }, xaxis: { ...axisStyle, title: { text: over.value } }, yaxis: { ...axisStyle, title: { text: metricOf.value } } }), config);
+  Plotly.react("curves", traces, layout({ hovermode: "closest", legend: { title: { text: colour.value } }, xaxis: { ...axisStyle, title: { text: over.value }, ...(longest <= 20 ? { dtick: 1 } : {}) }, yaxis: { ...axisStyle, title: { text: metricOf.value } } }), config);
 }
 if (metrics.length) {
   [metricOf, over, colour].forEach((select) => select.addEventListener("change", drawCurves));

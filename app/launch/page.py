@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from app.report import Point, Sweep
 
 COLOURS = ("#2f6fed", "#e4572e", "#2a9d62", "#9b5de5", "#e0a100", "#00a5b5", "#d6336c", "#6c757d", "#8a5a2b", "#5c7cfa")
+MOST_METRICS = 2
+"""Columns of the ranking beside the monitored metric; results.csv has all."""
 LONGEST_CURVE = 400
 """Points of a curve; longer ones are thinned out."""
 RESOURCES = Path(__file__).parent
@@ -74,15 +76,16 @@ def header(sweep: Sweep, title: str) -> str:
 def ranking(sweep: Sweep) -> str:
     """Every point, the best first."""
     others = sorted({key for point in sweep.points for key in point.metrics if key != sweep.metric})
-    shown = [key for key in others if key.count("/") == 1][:6]
-    head = ["#", *sweep.axes, sweep.metric, *(f"last {key}" for key in shown), "step", "state", "folder"]
+    shown = sorted(others, key=lambda key: ("loss" not in key, key))[:MOST_METRICS]
+    head = ["#", *sweep.axes, sweep.metric, "state", *(f"last {key}" for key in shown), "step", "folder"]
     rows = []
     for rank, point in enumerate(sweep.points, 1):
         settings = [text(point.axes.get(axis)) for axis in sweep.axes]
-        values = [number(point.value, strong=True), *(number(point.metrics.get(key)) for key in shown)]
+        values = [number(point.metrics.get(key)) for key in shown]
         state = f'<span class="chip {escape(point.state)}">{escape(point.state)}</span>'
         link = f'<a href="{escape(point.name)}/">{escape(point.name)}</a>'
-        rows.append([str(rank) if point.value is not None else "", *settings, *values, str(point.step), state, link])
+        first = str(rank) if point.value is not None else ""
+        rows.append([first, *settings, number(point.value, strong=True), state, *values, str(point.step), link])
     return table(head, rows)
 
 

@@ -25,7 +25,7 @@ class LocalLauncherConf:
     """OMP_NUM_THREADS of each process. null: as set in the environment, else the cores divided among them."""
     start: str = knob("auto", choices=("auto", "fork", "fresh"))
     """fork: jobs are forked from a process that has already imported torch; fresh: each is a new interpreter; auto: fork where that is safe."""
-    preload: list[str] = knob(["torch", "app.run"])
+    preload: list[str] = knob(["torch._dynamo", "app.run", "app.visualizer.local", "plotly.offline", "filelock"])
     """Modules that forked jobs share; they must neither start a thread nor touch a GPU."""
     grace_seconds: float = knob(60.0, ge=0)
     """After Ctrl-C: time for the jobs to save and leave before they are killed; a second Ctrl-C kills at once."""
