@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from app.clock import due
@@ -61,12 +60,12 @@ class Visualization(Hook):
             self.draw(run, evaluation, "worst", greatest.tolist(), "greatest loss first")
         if evaluation.confusion is not None:
             title = f"{run.phase} confusion matrix, {where(run)}"
-            picture = draw.confusion(np.asarray(evaluation.confusion), run.data.classes, title)
+            picture = draw.confusion(evaluation.confusion.numpy(), run.data.classes, title)
             run.visualizer.images(f"{run.phase}/confusion", [picture], [title], run.state.progress.step)
 
     def draw(self, run: Run, evaluation: Evaluation, kind: str, indices: Sequence[int], note: str) -> None:
         """Draws the samples at `indices` and hands them on."""
-        images = run.data.sample_images(run.split, indices).cpu().numpy()
+        images = run.data.sample_images(run.phase, indices).cpu().numpy()
         tiles, captions = [], []
         for image, index in zip(images, indices, strict=True):
             answer, score, truth, right = verdict(evaluation, index, run.data.classes)

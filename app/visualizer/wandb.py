@@ -16,7 +16,8 @@ from app.errors import ConfigError
 from app.visualizer.jsonl import replace
 from app.visualizer.wandb_file import last_step
 
-os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; W&B's crash reports need a network
+os.environ.setdefault("WANDB_SILENT", "true")  # also `login` speaks
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; crash reports need a network
 
 try:
     import wandb
@@ -25,7 +26,7 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-INIT_SECONDS = 30.0
+INIT_SECONDS = 12.0
 """To reach the server; without it the run goes on without W&B."""
 FINISH_SECONDS = 20.0
 """To upload what is left at the end; the rest can be sent with `wandb sync`."""
@@ -69,16 +70,29 @@ class Wandb:
         return self.opened
 
     def open(self) -> Any:
-        mode: Any = self.mode
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
+        """The run on the server; without a key or a network, in files that can be sent later."""
+        run_id = self.run_id()
+        problem = ""
+        if self.mode == "online" and not wandb.login(prompt=False, verify=False):
+            problem = "no key (set WANDB_API_KEY or run `wandb login`)"
+        try:
+            run = self.init(run_id, "offline" if problem else self.mode)
+        except wandb.errors.CommError as error:
+            problem = f"cannot reach the server ({error})"
+            wandb.teardown()  # the failed attempt still holds the id
+            run = self.init(run_id, "offline")
+        if problem:
             logger.warning(
-                "visualizer.wandb: no key (set WANDB_API_KEY or run `wandb login`); writing offline, "
-                "send it later with `wandb sync %s/wandb/*run*`",
+                "visualizer.wandb: %s; writing offline, send it later with `wandb sync %s/wandb/offline-run-*`",
+                problem,
                 self.folder,
             )
-            mode = "offline"
-        run_id = self.run_id()
-        run = wandb.init(
+        self.known_step = max(run.starting_step - 1, last_step(self.folder, run_id))
+        return run
+
+    def init(self, run_id: str, mode: Any) -> Any:
+        """Opens the run; asks nothing."""
+        return wandb.init(
             project=self.project,
             entity=self.entity,
             name=self.name,
@@ -91,8 +105,6 @@ class Wandb:
             config={"experiment": self.experiment, **self.settings},
             settings=quiet_settings(),
         )
-        self.known_step = max(run.starting_step - 1, last_step(self.folder, run_id))
-        return run
 
     def run_id(self) -> str:
         """The id of this run folder's W&B run, made at the first launch."""
