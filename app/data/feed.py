@@ -80,6 +80,7 @@ class Feed:
     ) -> None:
         self.classes: Sequence[str] = list(splits.classes)
         self._settings, self._world, self._seed, self._start_method = settings, world, seed, start_method
+        self._resizable = self._side(sources["train"]) is not None
         self.set_recipe(settings["augment"], settings["batch_augment"])
         self.channels, self.image_size = self._shape(sources["train"])
         self._normalize = Normalize(*self._statistics(splits), world.device, settings["pin_memory"])
@@ -151,6 +152,8 @@ class Feed:
         """
         self._recipe, self._batch_recipe = parse_augment(augment), parse_batch_augment(batch_augment)
         build_augmentation(self._recipe, self._seed)  # what torchvision refuses shows here, not in a worker
+        if "resized_crop" in dict(self._recipe) and not self._resizable:
+            raise ConfigError("data.augment.resized_crop needs data.image_size, the side that it resizes to")
 
     def close(self) -> None:
         """Ends the loader workers."""
@@ -169,6 +172,11 @@ class Feed:
             loaded = checked(reader[Request([0])])
             channels, side = loaded.images.shape[1], loaded.images.shape[-1]
         return channels, self._settings["image_size"] or side
+
+    def _side(self, source: Source) -> int | None:
+        """What images are resized to; None: nothing, they have one size as they are."""
+        size: int | None = self._settings["image_size"]
+        return source.images.shape[-1] if size is None and isinstance(source, ImageTensor) else size
 
     def _statistics(self, splits: Splits) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation per channel: configured, the data set's own, or 0.5."""
@@ -189,7 +197,7 @@ class Feed:
         return Reader(
             source,
             seed=self._seed,
-            side=settings["image_size"],
+            side=self._side(source),
             num_classes=len(self.classes),
             on_error=settings["on_error"],
             max_errors=settings["max_errors"],

@@ -125,6 +125,6 @@ def checked(loaded: Loaded) -> Loaded:
     """What was read, or the DataError that says why there is nothing."""
     if loaded.failure is None:
         return loaded
-    error = DataError(f"{loaded.failure}; data.on_error=skip goes on without such samples")
+    error = DataError(loaded.failure)
     error.add_note(loaded.details)
     raise error

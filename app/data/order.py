@@ -59,7 +59,8 @@ class Plan:
     def micros(self, order: torch.Tensor, start: int) -> Iterator[Micro]:
         """This rank's micro-batches from step `start` on; `order` holds the epoch's `size` entries."""
         begin, end = start * self.step_samples, min(self.size, self.steps * self.step_samples)
-        for offset, whole in enumerate(torch.split(order[begin:end], self.batch_size)):
+        rest = order[begin:end]
+        for offset, whole in enumerate(torch.split(rest, self.batch_size) if len(rest) else ()):
             mine = whole[self.rank :: self.world] if self.world > 1 else whole
             yield Micro(mine if len(mine) else whole[:1], len(mine), start * self.accumulate + offset)
 

@@ -106,7 +106,8 @@ class Reader(Dataset[Any]):
                 return self._load(sample, box_of)
             except UnusableSampleError as error:
                 skipped[sample] = str(error)
-        raise UnusableSampleError(skipped[index])
+        hint = "set data.on_error=skip to go on without it" if self.attempts == 1 else "nor any of its neighbours"
+        raise UnusableSampleError(f"{skipped[index]}; {hint}")
 
     def _load(self, index: int, box_of: Callable[[int, int], Any]) -> Sample:
         if isinstance(self.source, ImageTensor):
