@@ -35,7 +35,6 @@ def fit(run: Run, *, val_interval: int, val_begin: int, clip_norm: float | None,
     """Trains from `run.state.progress` to `run.length`, or until a hook calls `run.stop`."""
     points = bind(run.hooks)
     progress, steps_per_epoch = run.state.progress, run.data.steps_per_epoch
-    train_step = make_train_step(run, clip_norm, autocast)
     step_end = points["step_end"]
     run.evaluate = lambda: evaluate(run, "val", autocast)
 
@@ -59,6 +58,7 @@ def fit(run: Run, *, val_interval: int, val_begin: int, clip_norm: float | None,
     run.state.model.train()
     while not run.finished and run.stop_reason is None:
         call("epoch_start", points["epoch_start"], run)
+        train_step = make_train_step(run, clip_norm, autocast)  # again after a rollback: the optimizer's groups are new
         before = perf_counter()
         for batch in run.data.train(progress.epoch, progress.batch):
             data_seconds = perf_counter() - before
