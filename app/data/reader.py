@@ -58,7 +58,7 @@ class Reader(Dataset[Any]):
         self, source: Source, *, seed: int, side: int | None, num_classes: int, on_error: str, max_errors: int
     ) -> None:
         self.source, self.seed, self.side, self.num_classes = source, seed, side, num_classes
-        self.attempts = max_errors if on_error == "skip" else 1
+        self.attempts = max_errors + 1 if on_error == "skip" else 1
         self.status: Any = None
         """Shared memory of (process id, sample being read or -1) for each worker."""
         self._augmentation: tuple[Recipe, Stage] | None = None
