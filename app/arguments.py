@@ -48,7 +48,7 @@ def _passed(key: str, node: Mapping[str, Any], found: Callable[..., Any]) -> tup
     if group == "hooks" and key.count(".") == 1:
         return given - {"priority"}, set()
     if group == "visualizer" and key.count(".") == 1:
-        return given | {"folder", "run_name", "experiment_name", "sweep"}, set()
+        return given | {"folder", "run_name", "experiment", "group"}, set()
     if key.startswith("metrics.extra."):
         return given, {"num_classes"}
     return given, set()

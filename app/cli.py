@@ -162,7 +162,11 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
 
 
 def asks_for_multirun(hydra: Hydra, name: str, settings: list[str]) -> bool:
-    """True when `hydra.mode` is MULTIRUN, on the command line or in an experiment."""
+    """True when `hydra.mode` is MULTIRUN, on the command line or in a file of the user's."""
+    if "hydra.mode=MULTIRUN" in settings:
+        return True
+    if name == "config" and not any(word.startswith("experiment=") for word in settings):
+        return False
     try:
         config = hydra.compose_config(name, settings, RunMode.MULTIRUN, validate_sweep_overrides=False)
     except Exception:

@@ -113,5 +113,6 @@ def for_rank(settings: Sequence[str], number: int) -> list[str]:
     """The settings of one rank: only rank 0 makes the run folder and writes logs and snapshots."""
     if number == 0:
         return list(settings)
-    kept = [word for word in settings if not re.match(r"hydra(/job_logging|\.output_subdir|\.run\.dir)=", word)]
-    return [*kept, "hydra/job_logging=none", "hydra.output_subdir=null", "hydra.run.dir=."]
+    ours = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.")
+    keys = tuple(f"{word.partition('=')[0]}=" for word in ours)
+    return [*(word for word in settings if not word.startswith(keys)), *ours]

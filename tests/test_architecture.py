@@ -1,0 +1,171 @@
+"""What design and schema promise: imports point down, composing needs no torch, the schema fits the constructors."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import app
+from app.cli import CONF
+from app.schema import GROUPS, register
+from app.schema.data import DataConf
+from app.schema.hooks import HOOKS
+from app.schema.runtime import BACKENDS
+from app.targets import resolve
+
+ROOT = Path(app.__file__).parent
+LAYERS = (
+    "__main__ cli",
+    "launch report explain help completion run",
+    "check command_line inputs build",
+    "rules data_rules hook_rules arguments engine hooks",
+    "hooks.base checkpoint provenance",
+    "data models visualizer metrics optim schedule loss saver weights compatibility",
+    "state store class_scores param_groups metric_names download transfer torch_file",
+    "manifest writer tree record folder",
+    "targets dist",
+    "env log rng clock compiler wording suggest schema",
+    "errors",
+)
+"""Modules (and packages) from top to bottom; each imports only its own layer and those below."""
+
+
+def module_names() -> list[str]:
+    paths = (path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
+    return sorted(".".join(path.parts).removesuffix("__init__").removesuffix(".") for path in paths)
+
+
+def imports(module: str, *, inside_functions: bool) -> Iterator[str]:
+    """Modules of ours that `module` imports when it runs, relative to `app`."""
+    place = ROOT / module.replace(".", "/")
+    tree = ast.parse((place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text())
+    known = set(module_names())
+    queue: list[ast.AST] = [tree]
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.FunctionDef) and not inside_functions:
+            continue
+        queue += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "app":
+            parent = node.module.removeprefix("app").lstrip(".")
+            for alias in node.names:
+                full = f"{parent}.{alias.name}".lstrip(".")
+                yield full if full in known else parent
+
+
+def layer(module: str) -> int:
+    """The layer of a module: of its own name, else of its package's."""
+    for name in (module, module.partition(".")[0]):
+        for index, names in enumerate(LAYERS):
+            if name in names.split():
+                return index
+    raise AssertionError(f"app.{module} has no layer: add it to LAYERS")
+
+
+@pytest.mark.parametrize("module", [name for name in module_names() if name])
+def test_imports_only_point_down(module: str) -> None:
+    upward = [other for other in imports(module, inside_functions=True) if other and layer(other) < layer(module)]
+    assert not upward or module == "cli", f"app.{module} imports from a higher layer: {upward}"
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = {name: set(imports(name, inside_functions=False)) - {name} for name in module_names()}
+    while free := [name for name, others in graph.items() if not others]:
+        graph = {name: others - set(free) for name, others in graph.items() if others}
+    assert not graph, f"cycles among {sorted(graph)}"
+
+
+def test_hooks_know_neither_the_engine_nor_each_other() -> None:
+    for name in (name for name in module_names() if name.startswith("hooks.")):
+        others = set(imports(name, inside_functions=True))
+        assert "engine" not in others
+        assert not {other for other in others if other.startswith("hooks.") and other != "hooks.base"}, name
+    assert {other for other in imports("engine", inside_functions=True) if "hooks" in other} == {"hooks.base"}
+
+
+def test_composing_and_help_import_neither_torch_nor_numpy() -> None:
+    modules = [name for name in module_names() if layer_is_light(name)]
+    script = f"import sys, importlib\nfor name in {modules}: importlib.import_module('app.' + name)\n"
+    script += "heavy = {'torch', 'numpy', 'torchvision', 'submitit'} & set(sys.modules)\nassert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def layer_is_light(name: str) -> bool:
+    own = ("cli", "explain", "help", "completion", "check", "command_line", "inputs", "rules", "data_rules")
+    return name in (*own, "hook_rules", "arguments", "launch.plugins", "launch.local", "launch.compose") or (
+        name.startswith("schema.")
+    )
+
+
+def own_keys(schema: type, common: type | None = None) -> set[str]:
+    ignored = {"_target_", "priority"} | ({field.name for field in fields(common)} if common else set())
+    return {field.name for field in fields(schema)} - ignored
+
+
+def constructor_keys(target: str) -> set[str]:
+    parameters = inspect.signature(resolve(target, "test")).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_hook_schema_is_the_constructor(name: str) -> None:
+    assert own_keys(HOOKS[name]) == constructor_keys(HOOKS[name]._target_)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backend_schema_is_the_constructor(name: str) -> None:
+    given = {"folder", "run_name", "experiment", "group"}
+    assert own_keys(BACKENDS[name]) | given == constructor_keys(BACKENDS[name]._target_)
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPS["data"] if name != "custom"])
+def test_data_schema_is_the_function(name: str) -> None:
+    schema = GROUPS["data"][name]
+    arguments = constructor_keys(schema._target_)
+    assert own_keys(schema, DataConf) <= arguments <= own_keys(schema)
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPS["model"] if name != "custom"])
+def test_model_schema_is_the_constructor(name: str) -> None:
+    assert own_keys(GROUPS["model"][name]) - {"init"} == constructor_keys(GROUPS["model"][name]._target_)
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPS["schedule"] if name != "custom"])
+def test_schedule_schema_is_the_function(name: str) -> None:
+    schema = GROUPS["schedule"][name]
+    assert own_keys(schema) | {"total_steps", "steps_per_unit"} == constructor_keys(schema._target_)
+
+
+def test_every_option_and_experiment_composes() -> None:
+    register()
+    importlib.import_module("app.folder").register_resolver()
+    importlib.import_module("app.launch.plugins").register()
+    groups: dict[str, list[str]] = {}
+    for path in sorted(Path(CONF).rglob("*.yaml")):
+        groups.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
+    experiments = groups.pop("experiment")
+    assert {".", "model", "hydra/launcher"} < set(groups)
+    del groups["."]
+    rounds = [[f"experiment={name}"] for name in experiments]
+    for turn in range(max(map(len, groups.values()))):  # an option of each group at a time
+        signs = {"hooks": "+", "visualizer": "+"}
+        rounds.append([f"{signs.get(g, '')}{g}={names[turn % len(names)]}" for g, names in groups.items()])
+    with initialize_config_dir(CONF, version_base="1.3"):
+        for settings in rounds:
+            compose("config", settings)
+
+
+def test_every_schema_has_a_file_and_every_file_a_schema() -> None:
+    for group, nodes in GROUPS.items():
+        names = {path.stem for path in (Path(CONF) / group).glob("*.yaml")} - {"default"}
+        presets = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"} if group == "data" else set()
+        assert names - presets == set(nodes) - ({"torchvision"} if group == "data" else set()), group
