@@ -13,6 +13,7 @@ import torch
 from app.hooks.base import Hook
 from app.log import ProgressDisplay
 from app.state import Run, StepInfo
+from app.visualizer.evaluation import report_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Logger(Hook):
     def __init__(self, interval: int = 10) -> None:
         self.interval = interval
         self.pending: list[StepInfo] = []
+        self.display = ProgressDisplay(False, 0, "")
 
     def attach(self, run: Run) -> None:
         settings = run.config["logging"]
@@ -177,6 +179,7 @@ class Logger(Hook):
         text = "  ".join(f"{name} {self.number(value)}" for name, value in metrics.items())
         logger.info("%s  %s  (%.1f s)", where(run), text, run.evaluation_seconds)
         run.visualizer.scalars(metrics, step=progress.step, epoch=progress.epoch)
+        report_evaluation(run)
 
     def finish(self, run: Run, error: BaseException | None) -> None:
         self.display.close()

@@ -27,6 +27,8 @@ class Visualization(Hook):
     sheet, and `phase/confusion`, the matrix.
     """
 
+    in_test = True
+
     def __init__(
         self,
         enable: bool = False,
@@ -53,17 +55,17 @@ class Visualization(Hook):
         if not (self.enable and run.world.is_main and due(self.evaluations, self.interval)) or evaluation is None:
             return
         fixed = draw.sample_indices(len(evaluation.losses), self.max_images)
-        self.draw(run, evaluation, "predictions", fixed, "the same images every time")
+        self.draw_samples(run, evaluation, "predictions", fixed, "the same images every time")
         if self.worst:
             losses = evaluation.losses.nan_to_num(nan=float("inf"))
             greatest = torch.argsort(losses, descending=True, stable=True)[: self.worst]
-            self.draw(run, evaluation, "worst", greatest.tolist(), "greatest loss first")
+            self.draw_samples(run, evaluation, "worst", greatest.tolist(), "greatest loss first")
         if evaluation.confusion is not None:
             title = f"{run.phase} confusion matrix, {where(run)}"
             picture = draw.confusion(evaluation.confusion.numpy(), run.data.classes, title)
             run.visualizer.images(f"{run.phase}/confusion", [picture], [title], run.state.progress.step)
 
-    def draw(self, run: Run, evaluation: Evaluation, kind: str, indices: Sequence[int], note: str) -> None:
+    def draw_samples(self, run: Run, evaluation: Evaluation, kind: str, indices: Sequence[int], note: str) -> None:
         """Draws the samples at `indices` and hands them on."""
         images = run.data.sample_images(run.phase, indices).cpu().numpy()
         tiles, captions = [], []

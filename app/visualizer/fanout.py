@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -25,9 +26,9 @@ QUEUE_CALLS = 10_000
 """Calls that may wait for a backend before it is given up."""
 QUEUE_BYTES = 256 * 2**20
 """The same for the pictures in them."""
-STALL_SECONDS = 20.0
-"""At the end, a backend whose present call takes longer than this is not waited for."""
-CLOSE_SECONDS = 30.0
+STALL_SECONDS = 10.0
+"""At the end, a backend that did nothing at all for so long in one call is not waited for."""
+CLOSE_SECONDS = 60.0
 """At the end, a backend that still works through its queue or uploads may take this long."""
 
 
@@ -119,7 +120,8 @@ class Threaded:
         self.lock = threading.Lock()
         self.waiting_bytes = 0
         self.dropped = False
-        self.present: tuple[str, float] | None = None
+        self.present = ""
+        self.done = 0
         self.closed = threading.Event()
 
     def call(self, method: str, args: tuple[Any, ...], size: int) -> None:
@@ -138,11 +140,26 @@ class Threaded:
         self.calls.put((method, args, size))
 
     def wait_until_closed(self, deadline: float, stall_seconds: float) -> None:
-        """Waits for `close` as long as the backend gets on."""
+        """Waits for `close` as long as the backend gets on: ends calls, or computes, as slow as the machine may be."""
+        seen, since = self._activity(), monotonic()
         while not (self.dropped or self.closed.wait(0.02)):
-            method, since = self.present or ("", monotonic())
-            if monotonic() > deadline or (method != "close" and monotonic() - since > stall_seconds):
-                self.drop(f"does not answer ({method or 'waiting'} for {monotonic() - since:.0f} s)")
+            now, activity = monotonic(), self._activity()
+            if activity != seen:
+                seen, since = activity, now
+            if now > deadline or (self.present != "close" and now - since > stall_seconds):
+                self.drop(f"hangs in {self.present}" if self.present else "does not get on")
+
+    def _activity(self) -> tuple[int, int]:
+        """Calls done, and tenths of a second that the thread computed (where the system tells)."""
+        thread, seconds = self.thread, 0.0
+        if (
+            thread is not None
+            and thread.ident is not None
+            and thread.is_alive()
+            and hasattr(time, "pthread_getcpuclockid")
+        ):
+            seconds = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+        return self.done, int(10 * seconds)
 
     def drop(self, reason: str) -> None:
         """Gives the backend up, with one warning."""
@@ -155,12 +172,13 @@ class Threaded:
     def _work(self) -> None:
         while not self.dropped:
             method, args, size = self.calls.get()
-            self.present = (method, monotonic())
+            self.present = method
             try:
                 getattr(self.backend, method)(*args)
             except Exception as error:
                 self.drop(f"failed in {method} ({described(error)})")
-            self.present = None
+            self.present = ""
+            self.done += 1
             if size:
                 with self.lock:
                     self.waiting_bytes -= size

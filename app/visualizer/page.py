@@ -61,6 +61,8 @@ def state(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], runnin
     """Whether the run goes on, was finished or stopped early, and where it is."""
     if not rows:
         return {"word": "running" if running else "ended", "place": "nothing logged yet"}
+    if settings.get("mode") == "test":
+        return {"word": "running" if running else "finished", "place": "test"}
     done = {"epoch": max(row["epoch"] for row in rows), "step": max(row["step"] for row in rows)}
     train = settings.get("train", {})
     unit = "epoch" if train.get("by_epoch", True) else "step"
