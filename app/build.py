@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from app.data.feed import build_feed
+from app.data.feed import Feed, build_feed
 from app.data.source import read_splits
 from app.dist import World
-from app.errors import ConfigError
+from app.errors import ConfigError, RunError
 from app.hooks.base import Hook
 from app.hooks.monitor import Monitor
 from app.loss import build_loss
@@ -30,6 +31,8 @@ from app.optim import build_optimizer
 from app.record import plain
 from app.rng import mix
 from app.schema.data import DataConf
+from app.speed import compile_forward, set_layout
+from app.speed import describe as describe_speed
 from app.state import DataFeed, Run, Schedule, TrainState
 from app.visualizer.base import Visualizer
 from app.visualizer.fanout import build as build_visualizer
@@ -40,8 +43,17 @@ FEED_KEYS = frozenset(DataConf.__dataclass_fields__) - {"_target_"}
 
 
 def make(node: Mapping[str, Any], **extra: Any) -> Any:
-    """The object of `node["_target_"]`; `extra` and the node's other keys are its arguments, plain lists and dicts."""
-    made = instantiate(OmegaConf.create(dict(node)), _convert_="all", **extra)
+    """The object of `node["_target_"]`; `extra` and the node's other keys are its arguments, plain lists and dicts.
+
+    Raises:
+        RunError: the one that the constructor raised.
+    """
+    try:
+        made = instantiate(OmegaConf.create(dict(node)), _convert_="all", **extra)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, RunError):
+            raise error.__cause__ from None
+        raise
     # Hydra's partial checks its policy again at every call, 150 µs; functools' own does not.
     return functools.partial(made.func, *made.args, **made.keywords) if isinstance(made, functools.partial) else made
 
@@ -57,8 +69,11 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
     model = build_model(cfg, data, with_init).to(world.device)
     if data.smallest_batch == 1 and cfg.mode == "train":
         check_single_sample(model, data, world.device)
-    optimizer = build_optimizer(model, plain(cfg.optim), global_batch=cfg.data.batch_size * cfg.train.accumulate)
     amp = amp_mode(cfg.train.amp)
+    set_layout(model, cfg.env.channels_last, world.device, amp)
+    forward = compile_forward(model, cfg.env.compile)
+    optimizer = build_optimizer(model, plain(cfg.optim), global_batch=cfg.data.batch_size * cfg.train.accumulate)
+    logger.info(describe_speed(model, optimizer, images=data.placement, compiled=cfg.env.compile, amp=amp))
     scaler = torch.amp.GradScaler(world.device.type) if amp == "fp16" else None
     phase = "test" if cfg.mode == "test" else "val"
     by_epoch = cfg.train.by_epoch
@@ -67,7 +82,7 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
         config=plain(cfg),
         folder=folder,
         world=world,
-        state=TrainState(model=model, forward=model, optimizer=optimizer, scaler=scaler),
+        state=TrainState(model=model, forward=forward, optimizer=optimizer, scaler=scaler),
         data=data,
         metrics=build_metrics(cfg, data),
         schedule=build_schedule(cfg, data, by_epoch, length),
@@ -94,13 +109,13 @@ def seed_building(seed: int) -> None:
     random.seed(value)
 
 
-def build_data(cfg: DictConfig, world: World, seed: int) -> DataFeed:
+def build_data(cfg: DictConfig, world: World, seed: int) -> Feed:
     """The data set, read by its target from the keys that are its own, and fed as the common keys say."""
     settings = plain(cfg.data)
     accepted = parameters_of(cfg.data._target_)
     own = {key: value for key, value in settings.items() if key not in FEED_KEYS or key in accepted}
     splits = read_splits(functools.partial(make, own), accepted)
-    feed: DataFeed = build_feed(
+    return build_feed(
         splits,
         {key: settings[key] for key in FEED_KEYS if key in settings},
         world=world,
@@ -108,7 +123,6 @@ def build_data(cfg: DictConfig, world: World, seed: int) -> DataFeed:
         accumulate=cfg.train.accumulate,
         start_method=cfg.env.mp.start_method,
     )
-    return feed
 
 
 def parameters_of(target: str) -> set[str]:

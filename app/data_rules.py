@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from app.errors import ConfigError
 from app.schema.augment import parse_augment, parse_batch_augment
+from app.schema.model import LossConf
 from app.suggest import unknown_key
 
 Config = Mapping[str, Any]
@@ -41,6 +43,10 @@ def augmentation(config: Config, given: Collection[str]) -> Iterator[str]:
         yield from _recipe(key, entry)
         if isinstance(entry, dict):
             places.append((key, entry))
+    entries = [entry for entry in schedule or [] if isinstance(entry, dict)]
+    epochs = [entry["epoch"] for entry in entries if isinstance(entry.get("epoch"), int)]
+    if epochs != sorted(set(epochs)):
+        yield f"hooks.switch_recipe.schedule: epochs must rise from entry to entry, got {epochs}"
     for key, node in places:
         for field, parse in (("augment", parse_augment), ("batch_augment", parse_batch_augment)):
             try:
@@ -59,3 +65,19 @@ def _recipe(key: str, entry: Any) -> Iterator[str]:
             yield unknown_key(f"{key}.", str(field), known)
     if not isinstance(entry.get("epoch"), int) or entry["epoch"] < 0:
         yield f"{key}.epoch must be a whole number >= 0, got {entry.get('epoch')!r}"
+    if "loss" in entry:
+        yield from _recipe_loss(f"{key}.loss", entry["loss"])
+
+
+def _recipe_loss(key: str, loss: Any) -> Iterator[str]:
+    from app.check import check_limits
+
+    if not isinstance(loss, dict):
+        yield f"{key} must be a mapping like `loss`, got {loss!r}"
+        return
+    known = {field.name: field for field in fields(LossConf)}
+    for name, value in loss.items():
+        if name in known:
+            yield from check_limits(f"{key}.{name}", value, known[name].metadata)
+        else:
+            yield unknown_key(f"{key}.", str(name), known)

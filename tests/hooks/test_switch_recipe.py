@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_run import Recorder, make, tiny_run, train
 
+from app.data_rules import augmentation
 from app.errors import ConfigError
 from app.loss import build_loss
 from app.schema.hooks import SwitchRecipeConf
@@ -76,11 +77,28 @@ def test_an_evaluation_that_a_resume_begins_with_has_the_recipe_of_the_epoch_bef
         assert used_loss(run) == loss(0.0)
 
 
-@pytest.mark.parametrize("epochs", [(2, 1), (1, 1)])
-def test_epochs_that_do_not_rise(epochs: tuple[int, int]) -> None:
-    schedule = [{"epoch": epoch, "augment": None} for epoch in epochs]
-    with pytest.raises(ConfigError, match=r"hooks.switch_recipe.schedule: epochs must rise from entry to entry, got"):
-        make(SwitchRecipeConf(schedule=schedule))
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ([{"augment": None}], "schedule[0].epoch must be a whole number >= 0, got None"),
+        ([{"epoch": 1, "augmnt": None}], "unknown key 'hooks.switch_recipe.schedule[0].augmnt'; did you mean"),
+        ([{"epoch": 2, "augment": None}, {"epoch": 1, "augment": None}], "must rise from entry to entry, got [2, 1]"),
+        ([{"epoch": 1, "augment": None}, {"epoch": 1, "augment": None}], "must rise from entry to entry, got [1, 1]"),
+        ([3], "schedule[0] must be a mapping"),
+        ([{"epoch": 1, "loss": "bce"}], "schedule[0].loss must be a mapping like `loss`, got 'bce'"),
+        (
+            [{"epoch": 1, "loss": {"label_smooth": 0.1}}],
+            "unknown key 'hooks.switch_recipe.schedule[0].loss.label_smooth'",
+        ),
+        ([{"epoch": 1, "loss": {"label_smoothing": 3}}], "schedule[0].loss.label_smoothing must be in [0, 1), got 3"),
+        ([{"epoch": 1, "loss": {"kind": "bcee"}}], "schedule[0].loss.kind must be one of cross_entropy, bce; got bcee"),
+    ],
+)
+def test_bad_schedules(schedule: list[Any], message: str) -> None:
+    config = {"data": {}, "hooks": {"switch_recipe": {"schedule": schedule}}}
+    problems = list(augmentation(config, ()))
+    assert len(problems) == 1
+    assert message in problems[0]
 
 
 def test_an_unknown_name_is_an_error_before_training(tmp_path: Path) -> None:
