@@ -85,7 +85,8 @@ def applied(env: Mapping[str, Any], *, deterministic: bool, local_size: int = 1)
     finally:
         torch.set_num_threads(threads)
         cudnn.benchmark, cudnn.deterministic = before[:2]
-        torch.use_deterministic_algorithms(before[2], warn_only=warn_only)
+        if deterministic:  # this call imports torch's compiler, 4 s of CPU time
+            torch.use_deterministic_algorithms(before[2], warn_only=warn_only)
         _restore("CUBLAS_WORKSPACE_CONFIG", workspace)
         _restore("OPENCV_FOR_THREADS_NUM", opencv)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
