@@ -29,7 +29,7 @@ LAYERS = (
     "hooks.base checkpoint provenance",
     "data models visualizer metrics optim schedule loss saver weights compatibility",
     "state store class_scores param_groups metric_names download transfer torch_file",
-    "manifest writer tree record folder",
+    "manifest writer tree record folder speed",
     "targets dist",
     "env log rng clock compiler wording suggest schema",
     "errors",

@@ -27,6 +27,8 @@ from app.state import Batch, StepBatch
 class Part(Protocol):
     """One part of a data set, in memory or behind loader workers."""
 
+    @property
+    def placement(self) -> str: ...
     def __len__(self) -> int: ...
     def train(
         self, micros: Iterator[Micro], epoch: int, recipe: Recipe
@@ -104,6 +106,11 @@ class Feed:
             )
         self.smallest_batch = self._plan.smallest_batch
         """Images of the smallest forward pass of an epoch: batch norm cannot train on 1."""
+
+    @property
+    def placement(self) -> str:
+        """Where the training images come from, in words."""
+        return self._parts["train"].placement
 
     def train(self, epoch: int, start: int) -> Iterator[StepBatch]:
         """See DataFeed."""

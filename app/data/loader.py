@@ -32,6 +32,8 @@ class LoaderPart:
         normalize: Normalize,
     ) -> None:
         self._reader, self._normalize, self._max_errors = reader, normalize, max_errors
+        self.placement = f"images read by {num_workers} workers" if num_workers else "images read by this process"
+        """Where the images come from, in words."""
         self._new_workers = functools.partial(Workers, reader, num_workers, timeout_seconds, start_method)
         self._workers: list[Workers] = []
         self._skipped: set[int] = set()

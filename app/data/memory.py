@@ -41,6 +41,11 @@ class MemoryPart:
     def __len__(self) -> int:
         return len(self._targets)
 
+    @property
+    def placement(self) -> str:
+        """Where the images are, in words."""
+        return f"images held on {self._images.device}"
+
     def train(
         self, micros: Iterator[Micro], epoch: int, recipe: Recipe
     ) -> Iterator[tuple[Micro, torch.Tensor, torch.Tensor]]:
