@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from app.errors import ConfigError
+
+
+def require(module: str, backend: str, remedy: str) -> Any:
+    """Imports the package of a backend when it is built, so before training.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"visualizer.{backend} needs a package that is not installed ({error}): {remedy}") from error
 
 
 class Backend(Protocol):

@@ -10,25 +10,18 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from app.errors import ConfigError
 from app.record import flat
+from app.visualizer.base import require
 from app.visualizer.jsonl import replace
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # all read at import
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-
-try:
-    from mlflow.entities import Metric, Param, RunTag
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
-except ImportError as error:
-    raise ConfigError("visualizer.mlflow needs the extra mlflow: pip install 'hydra-experiment-app[mlflow]'") from error
-
-logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every table of a new database
 
 SEND_SECONDS = 2.0
 """Metrics are sent together, at most this late while new ones come."""
@@ -52,6 +45,10 @@ class Mlflow:
         tracking_uri: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # both read at import
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of every table of a new database
+        require("mlflow.tracking", "mlflow", "pip install 'hydra-experiment-app[mlflow]'")
         self.folder = Path(folder)
         self.run_name, self.experiment, self.group = run_name, experiment, group
         self.tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -72,6 +69,8 @@ class Mlflow:
 
     def open(self) -> MlflowClient:
         """Connects, and makes or reopens the run."""
+        from mlflow.tracking import MlflowClient
+
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "mlflow_run_id"
         self.run_id = file.read_text().strip() if file.exists() else ""
@@ -103,6 +102,7 @@ class Mlflow:
 
     def config(self, config: Mapping[str, Any]) -> None:
         import yaml
+        from mlflow.entities import Param, RunTag
 
         client = self.client
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
@@ -119,6 +119,8 @@ class Mlflow:
             client.log_batch(self.run_id, tags=changed[begin : begin + PARAM_BATCH])
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None:
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         _ = self.client
         for name, value in {**values, "epoch": epoch}.items():

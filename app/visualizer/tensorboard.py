@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from app.errors import ConfigError
+from app.record import flat
+from app.visualizer.base import require
 
-try:
+if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-    from torch.utils.tensorboard.summary import hparams
-except ImportError as error:
-    raise ConfigError("visualizer.tensorboard needs the package tensorboard: pip install tensorboard") from error
 
 
 class TensorBoard:
@@ -24,6 +22,7 @@ class TensorBoard:
     def __init__(
         self, folder: Path, run_name: str, experiment: str, group: str | None = None, flush_seconds: int = 10
     ) -> None:
+        require("torch.utils.tensorboard", "tensorboard", "pip install tensorboard")
         self.folder = Path(folder) / "tensorboard"
         self.flush_seconds = flush_seconds
         self.purge_step: int | None = None
@@ -34,6 +33,8 @@ class TensorBoard:
     @property
     def writer(self) -> SummaryWriter:
         """Opened at the first write: only then is it known from which step on older events are void."""
+        from torch.utils.tensorboard import SummaryWriter
+
         if self.opened is None:
             self.opened = SummaryWriter(self.folder, purge_step=self.purge_step, flush_secs=self.flush_seconds)
             if self.settings:
@@ -70,7 +71,7 @@ class TensorBoard:
             self.opened.flush()
 
     def close(self, summary: Mapping[str, float]) -> None:
-        from app.record import flat
+        from torch.utils.tensorboard.summary import hparams
 
         metrics = {f"final/{name}": value for name, value in summary.items()}
         chosen = {name: value for name, value in flat(self.settings) if isinstance(value, (bool, int, float, str))}

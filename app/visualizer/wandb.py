@@ -12,17 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.errors import ConfigError
+from app.visualizer.base import require
 from app.visualizer.jsonl import replace
 from app.visualizer.wandb_file import last_step
-
-os.environ.setdefault("WANDB_SILENT", "true")  # also `login` speaks
-os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; crash reports need a network
-
-try:
-    import wandb
-except ImportError as error:
-    raise ConfigError("visualizer.wandb needs the package wandb: pip install wandb") from error
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +45,9 @@ class Wandb:
         group: str | None = None,
         tags: Sequence[str] = (),
     ) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")  # `login` speaks too
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports need a network
+        self.wandb = require("wandb", "wandb", "pip install wandb")
         self.folder = Path(folder)
         self.experiment, self.project, self.name = experiment, project, name or run_name
         self.entity, self.mode, self.group, self.tags = entity, mode, group, list(tags)
@@ -73,13 +68,13 @@ class Wandb:
         """The run on the server; without a key or a network, in files that can be sent later."""
         run_id = self.run_id()
         problem = ""
-        if self.mode == "online" and not wandb.login(prompt=False, verify=False):
+        if self.mode == "online" and not self.wandb.login(prompt=False, verify=False):
             problem = "no key (set WANDB_API_KEY or run `wandb login`)"
         try:
             run = self.init(run_id, "offline" if problem else self.mode)
-        except wandb.errors.CommError as error:
-            problem = f"cannot reach the server ({error})"
-            wandb.teardown()  # the failed attempt still holds the id
+        except self.wandb.errors.CommError as error:
+            problem = f"cannot reach the server ({str(error).partition(chr(10))[0]})"
+            self.wandb.teardown()  # the failed attempt still holds the id
             run = self.init(run_id, "offline")
         if problem:
             logger.warning(
@@ -92,7 +87,7 @@ class Wandb:
 
     def init(self, run_id: str, mode: Any) -> Any:
         """Opens the run; asks nothing."""
-        return wandb.init(
+        return self.wandb.init(
             project=self.project,
             entity=self.entity,
             name=self.name,
@@ -103,7 +98,7 @@ class Wandb:
             mode=mode,
             dir=self.folder,
             config={"experiment": self.experiment, **self.settings},
-            settings=quiet_settings(),
+            settings=quiet_settings(self.wandb.Settings),
         )
 
     def run_id(self) -> str:
@@ -121,11 +116,11 @@ class Wandb:
         self.add({**values, "epoch": epoch}, step)
 
     def images(self, name: str, images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], step: int) -> None:
-        pictures = [wandb.Image(image, caption=caption) for image, caption in zip(images, captions, strict=True)]
+        pictures = [self.wandb.Image(image, caption=caption) for image, caption in zip(images, captions, strict=True)]
         self.add({name: pictures}, step)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
-        self.add({f"{name}_table": wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
+        self.add({f"{name}_table": self.wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
 
     def add(self, values: Mapping[str, Any], step: int) -> None:
         """Adds to the row of `step`."""
@@ -155,10 +150,10 @@ class Wandb:
         self.run.finish()
 
 
-def quiet_settings() -> Any:
-    """No output, no capture of the console, no copy of the code or of the command line, time limits everywhere.
+def quiet_settings(settings: Any) -> Any:
+    """An instance of W&B's `Settings`, without those that the installed version does not know.
 
-    Settings that the installed version does not know are left out.
+    No output, no capture of the console, no copy of the code or of the command line; time limits everywhere.
     """
     wished: dict[str, Any] = {
         "silent": True,
@@ -173,5 +168,5 @@ def quiet_settings() -> Any:
         "summary_timeout": 10,
         "x_transaction_log_flush_interval": WRITE_SECONDS,
     }
-    known = wandb.Settings.model_fields
-    return wandb.Settings(**{name: value for name, value in wished.items() if name in known})
+    known = settings.model_fields
+    return settings(**{name: value for name, value in wished.items() if name in known})

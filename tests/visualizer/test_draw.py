@@ -1,0 +1,108 @@
+"""Pictures: the right images, large enough, marked right or wrong. What they look like was judged by eye."""
+
+import numpy as np
+import pytest
+
+from app.visualizer import draw
+
+
+@pytest.mark.parametrize(("size", "count"), [(10, 4), (16, 16), (3, 16), (10_010, 16), (1, 1)])
+def test_samples_are_spread_evenly_and_always_the_same(size: int, count: int) -> None:
+    indices = draw.sample_indices(size, count)
+    assert indices == draw.sample_indices(size, count)
+    assert len(set(indices)) == len(indices) == min(size, count)
+    assert indices[0] >= 0
+    assert indices[-1] < size
+    steps = np.diff([-indices[0] - 1, *indices, 2 * size - 1 - indices[-1]])
+    assert steps.max() - steps.min() <= 2
+
+
+@pytest.mark.parametrize("side", [1, 8, 28, 32, 95])
+def test_a_small_image_is_enlarged_with_square_pixels(side: int) -> None:
+    image = np.arange(side * side, dtype=np.uint8).reshape(1, side, side)
+    picture = draw.enlarge(image, None)
+    factor = picture.shape[0] // side
+    assert min(picture.shape[:2]) >= 96
+    assert np.array_equal(picture, image[0].repeat(factor, 0).repeat(factor, 1)[..., None].repeat(3, 2))
+
+
+def test_the_factor_wins_over_the_least_size() -> None:
+    image = np.zeros((3, 28, 30), dtype=np.uint8)
+    assert draw.enlarge(image, 2.0).shape == (56, 60, 3)
+    assert draw.enlarge(image, 1.5).shape == (42, 45, 3)
+    assert draw.enlarge(image, 0.01).shape == (1, 1, 3)
+    assert draw.enlarge(np.zeros((3, 224, 300), dtype=np.uint8), None).shape == (224, 300, 3)
+
+
+def test_shrinking_averages_instead_of_dropping_pixels() -> None:
+    stripes = np.tile(np.array([0, 255], dtype=np.uint8), (3, 200, 100))
+    assert set(np.unique(draw.enlarge(stripes, 0.5))) <= {127, 128}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])
+def test_any_number_of_channels_can_be_shown(channels: int) -> None:
+    image = np.stack([np.full((96, 96), 10 * index, dtype=np.uint8) for index in range(channels)])
+    shown = draw.enlarge(image, 1)[0, 0].tolist()
+    assert shown == ([0, 10, 20] if channels >= 3 else [0, 0, 0])
+
+
+def has(picture: draw.Picture, colour: tuple[int, int, int]) -> bool:
+    return bool((picture == np.array(colour)).all(axis=-1).any())
+
+
+def test_right_and_wrong_differ_in_colour_and_mark() -> None:
+    image = np.zeros((1, 8, 8), dtype=np.uint8)
+    right = draw.tile(image, "cat", "97 %", "cat", True)
+    wrong = draw.tile(image, "cat", "97 %", "cat", False)
+    assert has(right, draw.RIGHT)
+    assert not has(right, draw.WRONG)
+    assert has(wrong, draw.WRONG)
+    assert not has(wrong, draw.RIGHT)
+    shapes = [(picture != np.array(draw.PAPER)).any(axis=-1) for picture in (right, wrong)]
+    assert not np.array_equal(*shapes)
+
+
+def test_each_text_changes_the_tile_but_not_its_size() -> None:
+    image = np.full((1, 8, 8), 9, dtype=np.uint8)
+    plain = draw.tile(image, "cat", "97 %", "dog", False)
+    for other in (
+        draw.tile(image, "cow", "97 %", "dog", False),
+        draw.tile(image, "cat", "96 %", "dog", False),
+        draw.tile(image, "cat", "97 %", "owl", False),
+    ):
+        assert plain.shape == other.shape
+        assert not np.array_equal(plain, other)
+    assert draw.tile(image, "a very long name indeed, 花" * 9, "97 %", "x" * 99, None).shape == plain.shape
+
+
+def test_a_long_name_leaves_room_for_the_score() -> None:
+    image = np.full((1, 8, 8), 9, dtype=np.uint8)
+    tile = draw.tile(image, "W" * 60, "97 %", "x", True)
+    blank = draw.tile(image, "", "97 %", "x", True)
+    score = slice(-34, None)
+    assert np.array_equal(tile[:, score], blank[:, score])
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 16, 256])
+def test_a_grid_holds_every_tile(count: int) -> None:
+    tiles = [np.full((20, 30, 3), index % 200, dtype=np.uint8) for index in range(count)]
+    sheet = draw.grid(tiles, "title")
+    for index in range(min(count, 200)):
+        assert has(sheet, (index, index, index))
+
+
+@pytest.mark.parametrize("classes", [2, 10, 37, 100, 1000])
+def test_the_confusion_matrix_has_a_cell_for_each_pair(classes: int) -> None:
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    counts[0, 1] = 5
+    picture = draw.confusion(counts, [f"class {index}" for index in range(classes)])
+    blue = tuple(int(value) for value in draw.BLUE)
+    rows, columns = np.nonzero((picture == np.array(blue)).all(axis=-1))
+    cell = 46 if classes <= 20 else max(2, 920 // classes)
+    assert rows.max() - rows.min() < cell
+    assert columns.max() - columns.min() < cell
+    assert columns.min() > rows.min() - 40 if classes == 2 else columns.min() > 0
+
+
+def test_an_empty_row_of_the_matrix_is_no_error() -> None:
+    assert draw.confusion(np.zeros((3, 3), dtype=np.int64), ["a", "b", "c"]).ndim == 3

@@ -1,0 +1,153 @@
+"""The page of a run: its numbers, and that a real browser draws it without a network."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.visualizer.local import Local
+from app.visualizer.page import charts, exact_epochs, launch_seconds, page, pictures, state, tiles
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=5000",
+]
+HOSTILE = '</script><script>document.title="hacked"</script>'
+TITLES = {"run": "2026-01-01_00-00-00", "experiment": "digits & <co>", "group": None}
+
+
+def row(step: int, epoch: int, **values: object) -> dict[str, object]:
+    return {"step": step, "epoch": epoch, "time": 1000.0 + step, "seconds": float(step), **values}
+
+
+@pytest.fixture(scope="module")
+def vis_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of three epochs of ten steps leaves."""
+    folder = tmp_path_factory.mktemp("run") / "vis_data"
+    backend = Local(folder, "2026-01-01_00-00-00", "digits")
+    backend.config({"train": {"by_epoch": True, "max_epochs": 3}, "metrics": {"topk": [1]}, "note": HOSTILE})
+    (folder.parent / "environment.json").write_text(
+        json.dumps({"overrides": ["a=1", "b=2"], "machine": {"host": "box"}})
+    )
+    for step in range(1, 31):
+        loss = float("nan") if step == 5 else 1 / step
+        backend.scalars(
+            {"train/loss": loss, "train/top1": step / 30, "train/lr": 0.1, "train/time": 0.01}, step, step // 10
+        )
+        if step % 10 == 0:
+            backend.scalars({"val/loss": 2 / step, "val/top1": 0.9 if step == 20 else 0.8}, step, step // 10)
+            picture = np.full((20, 20, 3), step, dtype=np.uint8)
+            backend.images("val/predictions", [picture, picture], [f"caption {step} {HOSTILE}", "b"], step)
+            backend.images("val/predictions_grid", [picture], ["all"], step)
+            backend.table("val/per_class", ["class", "f1"], [["a", 0.5], ["b", float("nan")]], step)
+            backend.table("val/confusion", ["truth", "a", "b"], [["a", 3, 1], ["b", 0, 4]], step)
+    backend.close({"best/val/top1": 0.9})
+    return folder
+
+
+def test_state_says_how_it_ended() -> None:
+    settings = {"train": {"by_epoch": True, "max_epochs": 3}}
+    assert state([row(30, 3)], settings, running=False) == {"word": "finished", "place": "epoch 3 of 3"}
+    assert state([row(20, 2)], settings, running=False) == {"word": "ended", "place": "epoch 2 of 3"}
+    assert state([row(20, 2)], settings, running=True)["word"] == "running"
+    assert state([], {}, running=True)["place"] == "nothing logged yet"
+    by_step = {"train": {"by_epoch": False, "max_iters": 25}}
+    assert state([row(25, 2)], by_step, running=False) == {"word": "finished", "place": "step 25 of 25"}
+
+
+def test_best_is_by_the_watched_metric() -> None:
+    rows = [row(1, 1, **{"val/top1": 0.9, "val/loss": 0.1}), row(2, 2, **{"val/top1": 0.8, "val/loss": "NaN"})]
+    found = {tile["label"]: tile["value"] for tile in tiles(rows, {})}
+    assert (found["best val/top1"], found["last val/top1"]) == ("0.9000", "0.8000")
+    found = {tile["label"]: tile["value"] for tile in tiles(rows, {"metrics": {"monitor": "val/loss"}})}
+    assert found["best val/loss"] == "0.1000"
+
+
+def test_time_counts_every_launch_once() -> None:
+    first = [row(step, 0) | {"time": 100.0 + step, "seconds": 1.0 * step} for step in (1, 2, 3)]
+    second = [row(step, 0) | {"time": 200.0 + step, "seconds": 1.0 * step} for step in (4, 5)]
+    assert launch_seconds(first + second) == [3.0, 5.0]
+
+
+def test_epochs_are_exact_between_their_ends() -> None:
+    rows = [row(5, 0), row(10, 1), row(15, 1), row(20, 2), row(25, 2)]
+    assert exact_epochs(rows) == [0.5, 1.0, 1.5, 2.0, 2.5]
+    assert exact_epochs([row(5, 0), row(10, 0)]) == [0.0, 0.0]
+
+
+def test_a_long_curve_keeps_ends_and_spikes() -> None:
+    rows = [row(step, 0, **{"train/loss": 1000.0 if step == 4321 else step / 1e4}) for step in range(1, 20_001)]
+    (chart,) = charts(rows)
+    (curve,) = chart["curves"]
+    assert len(curve["step"]) < 2100
+    assert (curve["step"][0], curve["step"][-1]) == (1, 20_000)
+    assert max(curve["value"]) == 1000.0
+    assert curve["step"] == sorted(curve["step"])
+
+
+def test_phases_and_raw_weights_share_a_chart() -> None:
+    rows = [row(1, 1, **{"train/top1": 0.5, "val/top1": 0.6, "val/top1_origin": 0.4, "val/loss": 1.0})]
+    titles = {chart["title"]: [curve["name"] for curve in chart["curves"]] for chart in charts(rows)}
+    assert titles == {"loss": ["val/loss"], "top1": ["train/top1", "val/top1", "val/top1_origin"]}
+
+
+def test_too_many_pictures_are_thinned_evenly(vis_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = pictures(vis_data, {10: 1, 20: 2, 30: 3})
+    assert [entry["epoch"] for entry in every["val/predictions"]] == [1, 2, 3]
+    monkeypatch.setattr("app.visualizer.page.PICTURE_BYTES", 400)
+    assert [entry["step"] for entry in pictures(vis_data, {})["val/predictions"]][-1] == 30
+    assert len(pictures(vis_data, {})["val/predictions"]) < 3
+
+
+def test_the_page_needs_nothing_else(vis_data: Path) -> None:
+    text = page(vis_data, TITLES, running=False, summary={"best/val/top1": 0.9, "x": float("nan")})
+    own = text[: text.index("<script>")] + text[text.rindex('<script type="application/json"') :]
+    assert not re.search(r"(src|href)\s*=\s*[\"']?https?:|url\(https?:|@import", own)
+    assert "<title>digits &amp; &lt;co> · 2026-01-01_00-00-00</title>" in text
+    assert HOSTILE not in text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_browser_draws_it(vis_data: Path, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    shown = subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={tmp_path}",
+            "--dump-dom",
+            f"file://{vis_data / 'report.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    dom = shown.stdout[shown.stdout.index("<main") : shown.stdout.index("</main>")]
+    assert not [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+    assert "hacked" not in shown.stdout[: shown.stdout.index("</title>")]
+    drawn = dom.count("js-plotly-plot")
+    assert drawn == 5, "loss, top1, lr, time and the confusion matrix"
+    assert len(re.findall(r'class="trace scatter', dom)) == 6
+    assert len(re.findall(r'<img src="data:image/png;base64,', dom)) == 2
+    assert "caption 30" in dom
+    assert "best val/top1" in dom
+    assert "0.9000" in dom
+    assert ">finished<" in dom
+    assert "epoch 3 of 3" in dom
+    assert "max_epochs: 3" in dom
+    assert "machine.host" in dom
