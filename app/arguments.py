@@ -11,6 +11,7 @@ from app import targets
 from app.errors import ConfigError
 from app.schema import GROUPS
 from app.schema.data import DataConf
+from app.schema.optim import OptimConf, ScheduleConf
 from app.suggest import did_you_mean
 
 SPECIAL = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
@@ -42,9 +43,15 @@ def _passed(key: str, node: Mapping[str, Any], found: Callable[..., Any]) -> tup
         known = {"num_classes", "in_channels", "image_size"}
         return {name for name in given if name not in known or node[name] is not None} - {"init"}, known
     if key == "data":
-        return given - {field.name for field in fields(DataConf)}, {field.name for field in fields(DataConf)}
+        common = {field.name for field in fields(DataConf)}
+        return given - common, common | {"split"}
+    if key == "optim":
+        common = {field.name for field in fields(OptimConf)} | {"params"}
+        return (given - common) | set(node.get("args") or ()), common
     if key == "schedule":
-        return given | {"total_steps", "steps_per_unit"}, set()
+        defaults = {field.name: field.default for field in fields(ScheduleConf)}
+        chosen = {name for name in given if name not in defaults or node[name] != defaults[name]}
+        return chosen | {"total_steps", "steps_per_unit"}, set(defaults)
     if group == "hooks" and key.count(".") == 1:
         return given - {"priority"}, set()
     if group == "visualizer" and key.count(".") == 1:

@@ -28,6 +28,7 @@ from app.loss import build_loss
 from app.metric_names import metric_rules, resolve, resolve_rule
 from app.metrics import Metrics
 from app.optim import build_optimizer
+from app.parallel import parallel, synchronised
 from app.record import plain
 from app.rng import mix
 from app.schema.data import DataConf
@@ -66,12 +67,12 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
     """
     data = build_data(cfg, world, seed)
     seed_building(seed)
-    model = build_model(cfg, data, with_init).to(world.device)
+    model = synchronised(build_model(cfg, data, with_init), world, cfg.env.dist.sync_bn).to(world.device)
     if data.smallest_batch == 1 and cfg.mode == "train":
         check_single_sample(model, data, world.device)
     amp = amp_mode(cfg.train.amp)
     set_layout(model, cfg.env.channels_last, world.device, amp)
-    forward = compile_forward(model, cfg.env.compile)
+    forward = parallel(model, compile_forward(model, cfg.env.compile), world, cfg.env.dist)
     optimizer = build_optimizer(model, plain(cfg.optim), global_batch=cfg.data.batch_size * cfg.train.accumulate)
     logger.info(describe_speed(model, optimizer, images=data.placement, compiled=cfg.env.compile, amp=amp))
     scaler = torch.amp.GradScaler(world.device.type) if amp == "fp16" else None
@@ -185,6 +186,9 @@ def build_schedule(cfg: DictConfig, data: DataFeed, by_epoch: bool, length: int)
         config["rule"] = resolve_rule(config["monitor"], rules, config["rule"], "schedule.rule")
     if "scheduler" in config:
         config["scheduler"] = {**config["scheduler"], "_partial_": True}
+    accepted = parameters_of(config["_target_"])
+    for name in {"warmup", "warmup_factor"} - accepted:  # one's own schedule may have no warm-up
+        config.pop(name, None)
     steps_per_unit = data.steps_per_epoch if by_epoch else 1
     schedule: Schedule = make(config, total_steps=length * steps_per_unit, steps_per_unit=steps_per_unit)
     return schedule

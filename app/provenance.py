@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -104,9 +105,13 @@ def overrides() -> list[str]:
 
 
 def choices() -> str:
-    """The overrides of this launch that choose from a group, each with a space behind it: what a test needs again."""
+    """The overrides of this launch that a test needs again, quoted for a shell, each with a space behind it."""
     from hydra.core.hydra_config import HydraConfig
 
     groups = HydraConfig.get().runtime.choices
-    chosen = [word for word in overrides() if word.partition("=")[0].lstrip("+~") in groups or word.startswith("data.")]
-    return "".join(f"{word} " for word in chosen)
+    chosen = []
+    for word in overrides():
+        key = word.partition("=")[0].lstrip("+~")
+        if key in groups or key.startswith(("data.", "model.", "metrics.")):
+            chosen.append(f"{shlex.quote(word)} ")
+    return "".join(chosen)
