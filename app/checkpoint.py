@@ -21,6 +21,7 @@ from app import compatibility, manifest, provenance, store, torch_file
 from app.compatibility import class_name, parameter_names
 from app.errors import CheckpointError
 from app.manifest import FORMAT
+from app.parallel import like, whole
 from app.state import Progress, Run, TrainState
 from app.tree import map_tensors, plain
 
@@ -43,7 +44,10 @@ def collect(run: Run, *, with_optimizer: bool = True) -> dict[str, Any]:
         "model": model,
         "model_metadata": metadata,
         "progress": asdict(state.progress),
-        "hooks": {name: plain(hook.state_dict(), f"the state of hooks.{name}") for name, hook in run.hooks.items()},
+        "hooks": {
+            name: map_tensors(plain(hook.state_dict(), f"the state of hooks.{name}"), whole)
+            for name, hook in run.hooks.items()
+        },
         "seed": run.seed,
         "config": config_text(run),
         "data": {"classes": list(data.classes), "train_size": data.train_size, "steps_per_epoch": data.steps_per_epoch},
@@ -135,12 +139,15 @@ def model_state(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, A
     """Parameters and buffers by name, whole on every rank that writes; and the modules' format versions."""
     entries = state.model.state_dict()
     metadata = {name: dict(value) for name, value in getattr(entries, "_metadata", {}).items()}
-    return plain(entries, "the state of the model"), plain(metadata, "the metadata of the model")
+    return map_tensors(plain(entries, "the state of the model"), whole), plain(metadata, "the metadata of the model")
 
 
 def load_model(state: TrainState, entries: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """The inverse of `model_state`."""
-    ordered: OrderedDict[str, Any] = OrderedDict(entries)
+    present = state.model.state_dict()
+    ordered: OrderedDict[str, Any] = OrderedDict(
+        (name, _placed(value, present[name])) for name, value in entries.items()
+    )
     ordered._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
     state.model.load_state_dict(ordered)
 
@@ -150,7 +157,7 @@ def optimizer_state(state: TrainState) -> dict[str, Any]:
     return {
         "class": class_name(state.optimizer),
         "names": parameter_names(state),
-        "state": plain(state.optimizer.state_dict(), "the state of the optimizer"),
+        "state": map_tensors(plain(state.optimizer.state_dict(), "the state of the optimizer"), whole),
     }
 
 
@@ -167,9 +174,20 @@ def load_optimizer(state: TrainState, saved: Mapping[str, Any]) -> None:
         {key: value for key, value in group.items() if key != "params" and key not in counters}
         for group in optimizer.param_groups
     ]
-    optimizer.load_state_dict(map_tensors(saved["state"], torch.clone))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    placed = {
+        index: {name: _placed(value, parameters[index]) for name, value in entries.items()}
+        for index, entries in saved["state"]["state"].items()
+    }
+    optimizer.load_state_dict(map_tensors({**saved["state"], "state": placed}, torch.clone))
     for group, values in zip(optimizer.param_groups, built, strict=True):
         group.update(values)
+
+
+def _placed(value: Any, reference: Any) -> Any:
+    """A saved tensor as `reference` is sharded; anything else as it is."""
+    both = isinstance(value, torch.Tensor) and isinstance(reference, torch.Tensor)
+    return like(value, reference) if both else value
 
 
 @functools.cache

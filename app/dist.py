@@ -55,6 +55,13 @@ class World:
         for tensor, mean in zip(tensors, torch.split(means, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
+    @torch.no_grad()
+    def share(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replaces tensors by rank 0's."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
     def broadcast(self, value: T) -> T:
         """Rank 0's `value` (any small picklable object) on every rank."""
         if self.size == 1:

@@ -24,6 +24,7 @@ import torch
 
 from app.clock import due
 from app.hooks.base import bind, call
+from app.parallel import gradient_sync, is_sharded
 from app.rng import step_seeder
 from app.state import Run, StepBatch, StepInfo
 
@@ -149,13 +150,6 @@ def apply_gradients(
     return grad_norm
 
 
-def gradient_sync(model: Any, last: bool) -> AbstractContextManager[Any]:
-    """Leaves out the gradient exchange of DDP for all but the last micro-batch of a step."""
-    if last or not hasattr(model, "no_sync"):
-        return nullcontext()
-    return model.no_sync()  # type: ignore[no-any-return]
-
-
 def evaluate(run: Run, split: str, autocast: Autocast) -> dict[str, float] | None:
     """Evaluates the model as it is on `split`; sets `run.evaluation`, returns its metrics named `phase/quantity`.
 
@@ -164,6 +158,8 @@ def evaluate(run: Run, split: str, autocast: Autocast) -> dict[str, float] | Non
     model, world = run.state.model, run.world
     predict = mirrored(model) if run.tta else model
     started = perf_counter()
+    sharded = is_sharded(model)
+    world.share(list(model.buffers()))
     model.eval()
     try:
         run.metrics.start(run.data.eval_size(split))
@@ -175,6 +171,11 @@ def evaluate(run: Run, split: str, autocast: Autocast) -> dict[str, float] | Non
                     with autocast():
                         logits = predict(batch.images)
                     run.metrics.update(logits.float(), batch.targets, batch.indices)
+                elif (
+                    sharded
+                ):  # its forward is a collective: a rank without a batch in this round takes part all the same
+                    side = run.data.image_size
+                    predict(torch.zeros(1, run.data.channels, side, side, device=world.device))
             run.evaluation = run.metrics.compute(world)
     finally:
         model.train()

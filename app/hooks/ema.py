@@ -10,6 +10,7 @@ import torch
 
 from app.errors import CheckpointError
 from app.hooks.base import Hook
+from app.parallel import like
 from app.state import Run, StepInfo
 
 
@@ -136,7 +137,9 @@ class EMA(Hook):
         self.average = {}
         if self.updates:
             with torch.no_grad():
-                self.average = {name: torch.empty_like(live[name]).copy_(saved[name]) for name in live}
+                self.average = {
+                    name: torch.empty_like(live[name]).copy_(like(saved[name], live[name])) for name in live
+                }
             self.targets = [self.average[name] for name in self.averaged]
 
     def _current(self) -> dict[str, torch.Tensor]:
