@@ -23,7 +23,9 @@ def torchvision_model(
     if name not in names:
         near = get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ConfigError(f"model.name: torchvision has no classification model {name!r}{hint} (such as {names[0]})")
+        raise ConfigError(
+            f"model.name: torchvision has no classification model {name!r}{hint} (torchvision.models.list_models tells all)"
+        )
     arguments = dict(args or {})
     if name in ("googlenet", "inception_v3"):
         # In training their auxiliary heads make the output a tuple; without an explicit value torchvision warns.
