@@ -78,6 +78,7 @@ class Job:
     def end(self, status: int, seconds: float, stopping: bool) -> None:
         """Takes over how its process ended: `status` is the exit code, or minus the signal that killed it."""
         result = read_json(self.folder / RESULT) or {}
+        (self.folder / RESULT).unlink(missing_ok=True)
         self.seconds = seconds
         self.exit_code = status if status >= 0 else 128 - status
         if status == 0:

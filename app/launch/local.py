@@ -93,7 +93,6 @@ def run(
             starter.close()
             for job in waiting:
                 (job.folder / PICKLE).unlink(missing_ok=True)
-                (job.folder / RESULT).unlink(missing_ok=True)
     return stop
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slurm_cluster import Cluster, missing
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -19,12 +21,14 @@ class Toy:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.launcher = ["hydra/launcher=local", "hydra.launcher.preload=[]"]
+        self.environment: dict[str, str] = {}
         self.processes: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str, gpus: str = "0,1,2,3") -> subprocess.Popen[str]:
         """Starts a sweep without waiting; Ctrl-C reaches it as from a terminal."""
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(TOY), "--multirun", "hydra/launcher=local", "hydra.launcher.preload=[]"]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus, "OMP_NUM_THREADS": "1", **self.environment}
+        command = [sys.executable, str(TOY), "--multirun", *self.launcher]
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=self.folder,
@@ -52,16 +56,40 @@ class Toy:
         """The JSON file `name` of each point of the newest sweep."""
         return {path.parent.name: json.loads(path.read_text()) for path in self.sweeps[-1].glob(f"*/{name}")}
 
-    def wait_for(self, condition: Callable[[], bool]) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
         """Waits for something that running jobs do."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + timeout_seconds
         while not condition():
-            assert time.monotonic() < deadline, "it did not happen within a minute"
+            process = self.processes[-1] if self.processes else None
+            if process and process.poll() not in (None, 0, -signal.SIGKILL) and process.stdout is not None:
+                pytest.fail(f"the launcher ended with {process.returncode}: {process.stdout.read()}")
+            assert time.monotonic() < deadline, f"it did not happen within {timeout_seconds} s"
             time.sleep(0.02)
 
     def count(self, name: str) -> int:
         """How many jobs have left the file `name`."""
         return len(list(self.folder.glob(f"outputs/*/*/*/{name}")))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A SLURM of two nodes that allows arrays of five."""
+    if absent := missing():
+        pytest.skip(
+            f"no SLURM here: {', '.join(absent)} not installed (apt-get install slurmctld slurmd slurm-client munge)"
+        )
+    running = Cluster(tmp_path_factory.mktemp("slurm"), max_array_size=5)
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def slurm_toy(toy: Toy, cluster: Cluster) -> Toy:
+    """The toy app with the SLURM launcher."""
+    toy.launcher = ["hydra/launcher=slurm", "hydra.launcher.poll_seconds=0.5", "hydra.launcher.cpus_per_task=1"]
+    toy.environment = cluster.environment
+    return toy
 
 
 @pytest.fixture

@@ -1,0 +1,109 @@
+"""Real training on a real SLURM: a time limit, a preemption, the death of a node, each ending in the same weights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from slurm_cluster import Cluster
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+EPOCHS = 40
+RUN = [f"train.max_epochs={EPOCHS}", "data.in_memory=false", "data.num_workers=2", "randomness.seed=5"]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_seconds=1", "hydra.launcher.cpus_per_task=1", "optim.lr=2e-3"]
+
+
+def start(folder: Path, *arguments: str, cluster: Cluster | None = None) -> subprocess.Popen[str]:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "app", *RUN, *arguments],
+        cwd=folder,
+        env=environment | (cluster.environment if cluster else {}),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def sweep(folder: Path, name: str, cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
+    return start(folder, "--multirun", *SLURM, f"hydra.sweep.dir={name}", *arguments, cluster=cluster)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / f"epoch_{EPOCHS}.pth", weights_only=True)["model"]
+    return model
+
+
+def same(run: Path, reference: dict[str, torch.Tensor]) -> bool:
+    found = weights(run)
+    return found.keys() == reference.keys() and all(torch.equal(found[key], reference[key]) for key in reference)
+
+
+def point(folder: Path, name: str) -> Path:
+    return next((folder / name).glob("*/job.json")).parent
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("reference")
+    output, _ = start(folder, "optim.lr=2e-3", "hydra.run.dir=run").communicate()
+    assert (folder / "run" / "DONE.json").exists(), output
+    return weights(folder / "run")
+
+
+def wait_for_epoch(toy, run: Path, epoch: int) -> None:
+    toy.wait_for(lambda: run.exists() and f"epoch {epoch}/" in _text(run / "stdout.log"), timeout_seconds=240)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_time_limit_preemption_and_a_dead_node(toy, tmp_path: Path, cluster: Cluster, reference) -> None:
+    limited = sweep(
+        tmp_path,
+        "limited",
+        cluster,
+        "hydra.launcher.timeout_min=2",
+        "hydra.launcher.signal_delay_s=20",
+        "hydra.launcher.additional_parameters={nodelist: n1}",
+    )
+    preempted = sweep(
+        tmp_path,
+        "preempted",
+        cluster,
+        "hydra.launcher.partition=low",
+        "hydra.launcher.additional_parameters={nodelist: n2}",
+    )
+    toy.wait_for(lambda: list(tmp_path.glob("preempted/*/job.json")) != [])
+    run = point(tmp_path, "preempted")
+    wait_for_epoch(toy, run, 3)
+    cluster.run("sbatch", "-p", "debug", "--nodelist=n2", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
+    toy.wait_for(lambda: "resuming from" in _text(run / "stdout.log"), timeout_seconds=240)
+    assert "saving and going on" in _text(run / "stdout.log") or "signal SIGUSR2" in _text(run / "stdout.log")
+
+    before = _text(run / "stdout.log").count("resuming from")
+    wait_for_epoch(toy, run, 12)
+    cluster.kill_node("n2")
+    cluster.start_node("n2")
+    toy.wait_for(lambda: _text(run / "stdout.log").count("resuming from") > before, timeout_seconds=240)
+
+    for process in (preempted, limited):
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    assert same(run, reference)
+    assert same(point(tmp_path, "limited"), reference)
+    assert "resuming from" in _text(point(tmp_path, "limited") / "stdout.log")
+
+
+def test_two_nodes_train_one_model(tmp_path: Path, cluster: Cluster) -> None:
+    """Evaluation counts each sample once over both ranks, so a wrong gathering would show in the result."""
+    process = sweep(
+        tmp_path, "ddp", cluster, "hydra.launcher.nodes=2", "env.dist.master_addr=127.0.0.1", "train.max_epochs=3"
+    )
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert (point(tmp_path, "ddp") / "stdout.rank1.log").exists()
