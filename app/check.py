@@ -47,7 +47,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
     tree = resolved(cfg)
     for rule in RULES:
         problems += rule(tree, given)
-    problems += [*targets.refusals(tree), *targets.hydra_refusals(hydra)]
+    problems += [*targets.refusals(tree), *targets.hydra_refusals(hydra), *launcher_problems(cfg)]
     return problems or argument_problems(tree)
 
 
@@ -86,6 +86,14 @@ def is_open_node(raw: Mapping[str, Any], schema: type) -> bool:
     """True when other keys are allowed: they are arguments of a class of the user's own."""
     default = next((field.default for field in fields(schema) if field.name == "_target_"), None)
     return default is not None and raw.get("_target_") != default
+
+
+def launcher_problems(cfg: DictConfig) -> Iterator[str]:
+    """Values of `hydra.launcher` out of their ranges; keys that it lacks are passed on to the cluster."""
+    launcher = OmegaConf.select(cfg, "hydra.launcher")
+    schema = OmegaConf.get_type(launcher) if launcher is not None else None
+    for field in fields(schema) if is_dataclass(schema) else ():
+        yield from check_limits(f"hydra.launcher.{field.name}", launcher.get(field.name), field.metadata)
 
 
 def home_of(name: str) -> str | None:

@@ -26,12 +26,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from app import command_line, folder
-from app.check import check, require, resolved
+from app.check import check, override_key, require, resolved
 from app.command_line import CommandLine
 from app.errors import CannotWrite, ConfigError, RunError
 from app.explain import causes, culprit, explain, is_hydra_error
 from app.inputs import require_inputs
-from app.schema import register
+from app.schema import GROUPS, register
 from app.targets import hydra_refusals
 from app.wording import listed
 
@@ -153,9 +153,9 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
             raise ConfigError(listed(refused))
     else:
         require(config, settings)
-        require_inputs(resolved(config))
         if any(word.startswith("hydra/launcher=") for word in settings):
             print("warning: hydra/launcher has no effect without --multirun; running here", file=sys.stderr)
+        require_inputs(resolved(config))
     gc.enable()
     with explained(hydra, settings):
         (hydra.multirun if multirun else hydra.run)(config_name=name, task_function=task, overrides=settings)
@@ -208,6 +208,9 @@ def explanation(hydra: Hydra, error: Exception, settings: Sequence[str]) -> str:
                 hydra.compose_config("config", rest, RunMode.RUN)
             except Exception:
                 continue
+            group = override_key(word)
+            if group in GROUPS:
+                return f"{group} must be one of its options: {', '.join(GROUPS[group])}; got {word.partition('=')[2]}"
             return f"cannot apply '{word}': {error}"
         raise error
     loader = hydra.config_loader
@@ -253,7 +256,7 @@ def task(config: DictConfig) -> float | None:
                 raise
             raise SystemExit(stopped.exit_code) from None
     except RunError as error:
-        logger.error("%s", error, exc_info=os.environ.get("HYDRA_FULL_ERROR") == "1")
+        logger.error("error: %s", error, exc_info=os.environ.get("HYDRA_FULL_ERROR") == "1")
         if in_sweep:
             raise
         raise SystemExit(error.exit_code) from None

@@ -86,7 +86,13 @@ def checked_settings(settings: Sequence[str]) -> list[str]:
         for word in settings
         if (match := OWN_CLASS.match(word)) and match[3] not in {"hooks": HOOKS, "visualizer": BACKENDS}[match[2]]
     }
-    return [_added(word, own) for word in settings]
+    return [_quoted(_added(word, own)) for word in settings]
+
+
+def _quoted(word: str) -> str:
+    """An address or path with characters that Hydra's grammar has no use for needs no quotes from the user."""
+    key, _, value = word.partition("=")
+    return f'{key}="{value}"' if re.search(r"[=#&;!]", value) and not re.search(r"['\"\[\]{}(),$\\]", value) else word
 
 
 def _added(word: str, own: set[tuple[str, str]]) -> str:

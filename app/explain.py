@@ -105,6 +105,7 @@ def _missing_config(error: MissingConfigException, options_of: OptionsOf) -> str
 def _grammar(error: OverrideParseException) -> str:
     word = str(error.override)
     key, _, value = word.partition("=")
+    value = value.replace('"', '\\"')
     reason = NOISE.sub("", str(error)).strip().splitlines()[-1]
     quoted = f"'{key}=\"{value}\"'"
     return f"cannot read '{word}' ({reason}); a value with special characters needs quotes within quotes: {quoted}"

@@ -38,6 +38,7 @@ def wrong_type(error: OmegaConfBaseException, prefix: str = "") -> str:
         (r"Value '(.*)' of type '(\w+)' is incompatible with type hint '(.*)'", "must be {3}, got {1!r}"),
         (r"Invalid type assigned: (\w+) is not a subclass of (\w+)\. value: (.*)", "has keys of its own; got {3!r}"),
         (r"Invalid value assigned: (\w+) is not a (.*)\.", "must be a {2}, got a {1}"),
+        (r"Value '(.*)' is not a valid bool", "must be true or false, got {1!r}"),
         (r"field '(.*)' is not Optional", "must not be null"),
     ):  # fmt: skip
         found = re.match(pattern, text)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from invocation import Terminal
 
 from app import cli
 
@@ -34,6 +35,12 @@ def run_app(tmp_path: Path, one_thread: None) -> RunApp:
         return folder
 
     return run
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    """A folder of its own, and `python -m app` in it."""
+    return Terminal(tmp_path, monkeypatch, capsys)
 
 
 def digest(value: Any) -> str:
