@@ -3,16 +3,19 @@
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from app.schema.launcher import LAUNCHERS
+from app.schema.launcher import LAUNCHERS, SWEEPERS
 
 
 def register() -> None:
-    """Stores the launchers' schema and registers their classes; a second call changes nothing."""
+    """Stores the schema of launchers and sweepers and registers their classes; a second call changes nothing."""
     from hydra_plugins.app_launchers.local import LocalLauncher
+    from hydra_plugins.app_launchers.search import OptunaSweeper
     from hydra_plugins.app_launchers.slurm import SlurmLauncher
 
     store = ConfigStore.instance()
     for name, node in LAUNCHERS.items():
         store.store(group="schema/launcher", name=name, node=node)
-    for plugin in (LocalLauncher, SlurmLauncher):
+    for name, node in SWEEPERS.items():
+        store.store(group="schema/sweeper", name=name, node=node)
+    for plugin in (LocalLauncher, SlurmLauncher, OptunaSweeper):
         Plugins.instance().register(plugin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,12 +131,15 @@ def submit(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], fol
 
 def sbatch_parameters(options: dict[str, Any], folder: Path) -> dict[str, Any]:
     """submitit's parameters; those that are null are left out."""
+    others = options["additional_parameters"] or {}
+    if not isinstance(others, Mapping):
+        raise ConfigError(f"hydra.launcher.additional_parameters must be a mapping, got {others!r}")
     parameters = {
         "job_name": folder.parent.name or "app",
         "time": options["timeout_min"],
         "mem": None if options["mem_gb"] is None else f"{int(options['mem_gb'] * 1024)}MB",
         "ntasks_per_node": options["tasks_per_node"],
-        "additional_parameters": {"requeue": True, **options["additional_parameters"]},
+        "additional_parameters": {"requeue": True, **others},
         "stderr_to_stdout": True,
         "setup": [
             f"export PYTHONPATH={shlex.quote(python_environment()['PYTHONPATH'])}",

@@ -1,6 +1,6 @@
-"""The configuration of the launchers of `--multirun`: `hydra/launcher=local` (the default) and `hydra/launcher=slurm`."""
+"""The configuration of `--multirun`: `hydra/launcher=local` (the default) or `slurm`, `hydra/sweeper=basic` (the default) or `optuna`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from app.schema.knob import knob
@@ -68,10 +68,32 @@ class SlurmLauncherConf:
     """How often SLURM is asked while waiting."""
     setup: list[str] = knob([])
     """Shell lines before the run, such as `module load cuda`."""
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
-    """Any other sbatch options: {constraint: a100, mail-type: END}."""
+    additional_parameters: Any = None
+    """Any other sbatch options, as a mapping: {constraint: a100, mail-type: END}. null: none."""
     python: str | None = None
     """Command that starts Python on the nodes, such as `apptainer exec image.sif python`. null: this interpreter."""
 
 
 LAUNCHERS: dict[str, type] = {"local": LocalLauncherConf, "slurm": SlurmLauncherConf}
+
+
+@dataclass
+class OptunaSweeperConf:
+    """Search with Optuna instead of a grid: `optim.lr=tag(log,interval(1e-4,1e-1))`, `model.width=range(8,65,8)`, `optim=sgd,adamw`."""
+
+    _target_: str = "hydra_plugins.app_launchers.search.OptunaSweeper"
+    n_trials: int = knob(20, ge=1)
+    """Points to try in all; those of an earlier launch count, and so do failed ones."""
+    n_jobs: int = knob(2, ge=1)
+    """Points that are chosen and started together."""
+    direction: str = knob("maximize", choices=("maximize", "minimize"))
+    """What to do with the monitored metric."""
+    sampler: str = knob("tpe", choices=("tpe", "random"))
+    """How points are chosen: tree-structured Parzen estimator (Optuna's default), or at random."""
+    seed: int | None = None
+    """Seed of the sampler."""
+    storage: str | None = None
+    """Where the study is kept: an address that Optuna knows. null: optuna.journal in the sweep's folder."""
+
+
+SWEEPERS: dict[str, type] = {"optuna": OptunaSweeperConf}

@@ -78,6 +78,7 @@ def test_time_limit_preemption_and_a_dead_node(toy, tmp_path: Path, cluster: Clu
         "hydra.launcher.partition=low",
         "hydra.launcher.additional_parameters={nodelist: n2}",
     )
+    toy.processes += [limited, preempted]
     toy.wait_for(lambda: list(tmp_path.glob("preempted/*/job.json")) != [])
     run = point(tmp_path, "preempted")
     wait_for_epoch(toy, run, 3)
