@@ -6,7 +6,6 @@ contradictions and classes are ours. All problems are listed at once.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
@@ -19,11 +18,12 @@ from app import targets
 from app.arguments import argument_problems
 from app.errors import ConfigError
 from app.hook_rules import named_nodes
+from app.limits import check_limits
 from app.rules import RULES
 from app.schema import GROUPS
 from app.schema.root import AppConf
-from app.suggest import did_you_mean, unknown_key
-from app.wording import listed, range_text, show, wrong_type
+from app.suggest import unknown_key
+from app.wording import listed, show, wrong_type
 
 SECRET = re.compile(
     r"(^|[._])(api_?key|access_?key|secret(_?key)?|private_?key|token|password|passwd|credentials?|wandb\.key)$", re.I
@@ -159,29 +159,6 @@ def _untyped_problems(raw: Mapping[str, Any], where: str, schema: type | None) -
         OmegaConf.merge(OmegaConf.structured(schema), {name: raw[name] for name in names if name in raw})
     except OmegaConfBaseException as error:
         yield wrong_type(error, f"{where}.")
-
-
-def check_limits(where: str, value: Any, limits: Mapping[str, Any]) -> Iterator[str]:
-    """The problems of a plain value, or of each element of a list, with the limits of its knob."""
-    if isinstance(value, list):
-        for index, element in enumerate(value):
-            yield from check_limits(f"{where}[{index}]", element, limits)
-        return
-    choices = limits.get("choices")
-    if value is None:
-        return
-    if choices is not None and not any(value == choice and type(value) is type(choice) for choice in choices):
-        shown = ", ".join(show(choice) for choice in choices)
-        yield f"{where} must be one of {shown}; got {show(value)}{did_you_mean(str(value), map(str, choices))}"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        within = (
-            value > limits.get("gt", -math.inf)
-            and value >= limits.get("ge", -math.inf)
-            and value < limits.get("lt", math.inf)
-            and value <= limits.get("le", math.inf)
-        )
-        if not within:
-            yield f"{where} must be {range_text(limits)}, got {show(value)}"
 
 
 def interpolation_text(source: Any, error: Exception) -> str:

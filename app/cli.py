@@ -21,17 +21,16 @@ from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from app import command_line, folder
-from app.check import check, override_key, require, resolved
+from app.check import require, resolved
 from app.command_line import CommandLine
-from app.errors import CannotWrite, ConfigError, RunError
-from app.explain import causes, culprit, explain, is_hydra_error
+from app.composition import compose, explained
+from app.errors import ConfigError, RunError
 from app.inputs import require_inputs
-from app.schema import GROUPS, register
+from app.schema import register
 from app.targets import hydra_refusals
 from app.wording import listed
 
@@ -41,7 +40,6 @@ _HERE = Path(__file__).resolve().parent
 CONF = next(str(path) for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
 """The folder of config files: beside the package in a checkout, inside it in a wheel."""
 BUG, INTERRUPTED = 70, 130
-MOST_PROBLEMS = 10
 
 
 def entry() -> None:
@@ -172,68 +170,6 @@ def asks_for_multirun(hydra: Hydra, name: str, settings: list[str]) -> bool:
     except Exception:
         return False  # the composition that follows says what is wrong
     return bool(config.hydra.mode == RunMode.MULTIRUN)
-
-
-def compose(hydra: Hydra, name: str, settings: Sequence[str], mode: RunMode) -> DictConfig:
-    """The configuration; when it cannot be composed, all settings that are wrong are found, not only the first.
-
-    Raises:
-        ConfigError: with one line for each.
-    """
-    left, problems = list(settings), []
-    while True:
-        try:
-            config = hydra.compose_config(name, left, mode)
-        except Exception as error:
-            problems.append(explanation(hydra, error, left))
-            wrong = culprit(error, left)
-            if wrong is None or len(problems) == MOST_PROBLEMS:
-                break
-            left.remove(wrong)
-            continue
-        if not problems:
-            return config
-        others = check(config, left) if mode is RunMode.RUN else []
-        problems += [other for other in others if " is missing" not in other]  # it may be what was left out
-        break
-    raise ConfigError(listed(problems))
-
-
-def explanation(hydra: Hydra, error: Exception, settings: Sequence[str]) -> str:
-    """The message for what Hydra raised; a bug's exception goes on as it is."""
-    if not is_hydra_error(error) and culprit(error, settings) is None:
-        for word in settings:
-            rest = [other for other in settings if other is not word]
-            try:
-                hydra.compose_config("config", rest, RunMode.RUN)
-            except Exception:
-                continue
-            group = override_key(word)
-            if group in GROUPS:
-                return f"{group} must be one of its options: {', '.join(GROUPS[group])}; got {word.partition('=')[2]}"
-            return f"cannot apply '{word}': {error}"
-        raise error
-    loader = hydra.config_loader
-    folders = [Path(entry.path.removeprefix("file://")) for entry in loader.get_search_path().get_path()]
-    return explain(error, settings, lambda group: loader.get_group_options(group, ObjectType.CONFIG), folders)
-
-
-@contextmanager
-def explained(hydra: Hydra, settings: Sequence[str]) -> Iterator[None]:
-    """Turns what Hydra raises into a RunError. With HYDRA_FULL_ERROR=1 the traceback stays."""
-    try:
-        yield
-    except RunError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and not is_hydra_error(error):
-            raise CannotWrite(f"cannot make or write {error.filename}: {error.strerror}") from error
-        known = next((cause for cause in causes(error) if isinstance(cause, RunError)), None)
-        if known is not None:
-            raise known from error
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        raise ConfigError(explanation(hydra, error, settings)) from error
 
 
 def task(config: DictConfig) -> float | None:

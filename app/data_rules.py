@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from app.errors import ConfigError
+from app.limits import check_limits
 from app.schema.augment import parse_augment, parse_batch_augment
 from app.schema.model import LossConf
 from app.suggest import unknown_key
@@ -70,8 +71,6 @@ def _recipe(key: str, entry: Any) -> Iterator[str]:
 
 
 def _recipe_loss(key: str, loss: Any) -> Iterator[str]:
-    from app.check import check_limits
-
     if not isinstance(loss, dict):
         yield f"{key} must be a mapping like `loss`, got {loss!r}"
         return

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cache
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from app.documentation import Key, documentation, keys_of
 from app.errors import ConfigError
 from app.schema import GROUPS
 from app.schema.data import AUGMENTS, BATCH_AUGMENTS
 from app.schema.launcher import LAUNCHERS
 from app.schema.root import AppConf
 from app.suggest import did_you_mean
-from app.wording import range_text, show
 
 WIDTH = 110
 CONF = next(p for p in (Path(__file__).with_name("conf"), Path(__file__).parent.with_name("conf")) if p.is_dir())
@@ -46,17 +43,6 @@ More: --help TOPIC, where TOPIC is a group (model, data, optim, …), a hook (ho
       Completion in bash: eval "$(python -m app --shell-completion install=bash)"
 Exit codes: 0 done, 64 wrong config, 65 wrong data or non-finite numbers, 66 checkpoint unusable, 73 cannot write,
       74 I/O error, 75 temporary (try again), 128+n saved and left on signal n."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """One documented key."""
-
-    name: str
-    type: str
-    default: str
-    limits: str
-    doc: str
 
 
 def show_help(topics: Sequence[str]) -> int:
@@ -151,35 +137,6 @@ def all_keys() -> Iterator[tuple[str, Key]]:
             yield f"{prefix}.{key.name}", key
 
 
-@cache
-def keys_of(schema: type) -> tuple[Key, ...]:
-    """The keys of a dataclass that are no sections, the class's own after the inherited ones."""
-    docs = documentation(schema)
-    return tuple(
-        Key(field.name, _type_text(field), _default_text(field), _limits_text(field), docs.get(field.name, ""))
-        for field in fields(schema)
-        if field.name != "_target_" and not is_dataclass(field.default_factory)
-    )
-
-
-@cache
-def documentation(schema: type) -> dict[str, str]:
-    """Field name -> the string literal under it, as Sphinx reads attribute docstrings; base classes included."""
-    found: dict[str, str] = {}
-    for owner in reversed(schema.__mro__[:-1]):
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-        assert isinstance(definition, ast.ClassDef)
-        for statement, following in zip(definition.body, definition.body[1:], strict=False):
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and isinstance(following, ast.Expr)
-                and isinstance(following.value, ast.Constant)
-            ):
-                found[statement.target.id] = " ".join(str(following.value.value).split())
-    return found
-
-
 def _group_text(group: str) -> str:
     docs = documentation(AppConf)
     lines = [f"{group}: {docs.get(group, '').partition(':')[0]}. Options: {', '.join(options(group))}"]
@@ -254,46 +211,6 @@ def _key_lines(name: str, key: Key) -> list[str]:
 
 def _summary(node: type) -> str:
     return " ".join((node.__doc__ or "").split())
-
-
-def _type_text(field: Field[Any]) -> str:
-    text = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
-    names = {
-        "Any": "any",
-        "bool": "true or false",
-        "str": "text",
-        "int": "whole number",
-        "float": "number",
-        "None": "null",
-    }
-    for word, replacement in (
-        ("typing.", ""),
-        ("list[", "list of "),
-        ("dict[str, Any]", "mapping"),
-        ("dict[str, str]", "mapping"),
-        ("]", ""),
-    ):
-        text = text.replace(word, replacement)
-    return " or ".join(" ".join(names.get(word, word) for word in part.split()) for part in text.split(" | "))
-
-
-def _default_text(field: Field[Any]) -> str:
-    value = (
-        field.default
-        if field.default is not MISSING
-        else field.default_factory()
-        if callable(field.default_factory)
-        else None
-    )
-    if value == "???":
-        return "(to be given)"
-    return show(value) if not isinstance(value, (list, dict)) else str(value)
-
-
-def _limits_text(field: Field[Any]) -> str:
-    if "choices" in field.metadata:
-        return "one of " + ", ".join(show(choice) for choice in field.metadata["choices"])
-    return range_text(field.metadata) if field.metadata else ""
 
 
 def _wrapped(head: str, text: str) -> str:

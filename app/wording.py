@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
@@ -12,15 +12,6 @@ from omegaconf.errors import OmegaConfBaseException
 def listed(problems: Sequence[str]) -> str:
     """One message of all problems."""
     return "\n  - ".join([f"{len(problems)} problems", *problems]) if len(problems) > 1 else problems[0]
-
-
-def range_text(limits: Mapping[str, Any]) -> str:
-    """`in (0, 1)`, `>= 1`, or `a finite number`."""
-    low, high = limits.get("gt", limits.get("ge")), limits.get("lt", limits.get("le"))
-    if low is not None and high is not None:
-        return f"in {'(' if 'gt' in limits else '['}{low}, {high}{')' if 'lt' in limits else ']'}"
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    return next((f"{sign} {limits[name]}" for name, sign in signs.items() if name in limits), "a finite number")
 
 
 def show(value: Any) -> str:

@@ -23,14 +23,16 @@ from app.targets import resolve
 ROOT = Path(app.__file__).parent
 LAYERS = (
     "__main__ cli",
-    "launch report explain help completion run",
+    "launch report composition help completion run",
+    "explain",
     "check command_line inputs build",
     "rules data_rules hook_rules arguments engine hooks",
     "hooks.base checkpoint provenance",
     "data models visualizer metrics optim schedule loss saver weights compatibility",
-    "state store class_scores param_groups metric_names download transfer torch_file",
+    "speed state store class_scores param_groups metric_names download transfer torch_file",
     "manifest writer tree record folder speed",
-    "targets dist",
+    "targets dist parallel",
+    "documentation limits",
     "env log rng clock compiler wording suggest schema",
     "errors",
 )

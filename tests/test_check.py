@@ -8,13 +8,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from app import folder
-from app.check import check, check_limits, require, resolved
+from app.check import check, require, resolved
 from app.cli import CONF
 from app.errors import ConfigError
 from app.launch.plugins import register as register_launchers
+from app.limits import check_limits, range_text
 from app.schema import GROUPS, register
 from app.schema.knob import knob
-from app.wording import range_text
 
 Compose = Callable[..., DictConfig]
 

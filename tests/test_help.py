@@ -16,6 +16,7 @@ from invocation import Terminal
 
 from app import help as app_help
 from app.completion import script
+from app.documentation import documentation
 from app.errors import ConfigError
 from app.schema import GROUPS
 
@@ -77,7 +78,7 @@ def test_an_inherited_key_is_documented_by_its_nearest_owner() -> None:
         size: int = 3
         """Of the derived."""
 
-    assert app_help.documentation(Derived) == {"size": "Of the derived.", "other": "Of the base."}
+    assert documentation(Derived) == {"size": "Of the derived.", "other": "Of the base."}
 
 
 def test_completion_is_for_bash_only() -> None:

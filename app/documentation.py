@@ -1,0 +1,93 @@
+"""The schema's keys with what is written about them: type, default, range, the text under the field."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from app.limits import range_text
+from app.wording import show
+
+
+@dataclass(frozen=True)
+class Key:
+    """One documented key."""
+
+    name: str
+    type: str
+    default: str
+    limits: str
+    doc: str
+
+
+@cache
+def keys_of(schema: type) -> tuple[Key, ...]:
+    """The keys of a dataclass that are no sections, the class's own after the inherited ones."""
+    docs = documentation(schema)
+    return tuple(
+        Key(field.name, _type_text(field), _default_text(field), _limits_text(field), docs.get(field.name, ""))
+        for field in fields(schema)
+        if field.name != "_target_" and not is_dataclass(field.default_factory)
+    )
+
+
+@cache
+def documentation(schema: type) -> dict[str, str]:
+    """Field name -> the string literal under it, as Sphinx reads attribute docstrings; base classes included."""
+    found: dict[str, str] = {}
+    for owner in reversed(schema.__mro__[:-1]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(definition, ast.ClassDef)
+        for statement, following in zip(definition.body, definition.body[1:], strict=False):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+            ):
+                found[statement.target.id] = " ".join(str(following.value.value).split())
+    return found
+
+
+def _type_text(field: Field[Any]) -> str:
+    text = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+    names = {
+        "Any": "any",
+        "bool": "true or false",
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "None": "null",
+    }
+    for word, replacement in (
+        ("typing.", ""),
+        ("list[", "list of "),
+        ("dict[str, Any]", "mapping"),
+        ("dict[str, str]", "mapping"),
+        ("]", ""),
+    ):
+        text = text.replace(word, replacement)
+    return " or ".join(" ".join(names.get(word, word) for word in part.split()) for part in text.split(" | "))
+
+
+def _default_text(field: Field[Any]) -> str:
+    value = (
+        field.default
+        if field.default is not MISSING
+        else field.default_factory()
+        if callable(field.default_factory)
+        else None
+    )
+    if value == "???":
+        return "(to be given)"
+    return show(value) if not isinstance(value, (list, dict)) else str(value)
+
+
+def _limits_text(field: Field[Any]) -> str:
+    if "choices" in field.metadata:
+        return "one of " + ", ".join(show(choice) for choice in field.metadata["choices"])
+    return range_text(field.metadata) if field.metadata else ""
