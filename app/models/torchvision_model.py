@@ -22,9 +22,9 @@ def torchvision_model(
     names = models.list_models(module=models)
     if name not in names:
         near = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f"; did you mean {' or '.join(near)}" if near else ""
         raise ConfigError(
-            f"model.name: torchvision has no classification model {name!r}{hint} (torchvision.models.list_models tells all)"
+            f"model.name: torchvision has no classifier {name!r}{hint}; see torchvision.models.list_models()"
         )
     arguments = dict(args or {})
     if name in ("googlenet", "inception_v3"):
