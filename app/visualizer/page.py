@@ -38,6 +38,7 @@ def page(folder: Path, titles: Mapping[str, str | None], running: bool, summary:
     config = config_file.read_text() if config_file.exists() else ""
     settings = yaml.safe_load(config) or {}
     epochs = {row["step"]: row["epoch"] for row in rows}
+    newest = tables(folder, epochs)
     content = {
         "titles": titles,
         "state": state(rows, settings, running),
@@ -45,8 +46,8 @@ def page(folder: Path, titles: Mapping[str, str | None], running: bool, summary:
         "tiles": tiles(rows, settings),
         "summary": {name: value for name, value in summary.items() if math.isfinite(value)},
         "charts": charts(rows),
-        "pictures": pictures(folder, epochs),
-        "tables": tables(folder, epochs),
+        "pictures": {name: each for name, each in pictures(folder, epochs).items() if name not in newest},
+        "tables": newest,
         "config": config,
         "environment": environment(folder.parent / "environment.json"),
     }
