@@ -92,16 +92,14 @@ def open_study(options: dict[str, Any], folder: Path) -> Study:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    samplers = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=options["seed"]),
-        "random": lambda: optuna.samplers.RandomSampler(seed=options["seed"]),
-    }
+    tpe = options["sampler"] == "tpe"
+    sampler = optuna.samplers.TPESampler if tpe else optuna.samplers.RandomSampler
     folder.mkdir(parents=True, exist_ok=True)
-    storage = options["storage"] or JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))  # type: ignore[no-untyped-call]
+    storage = options["storage"] or JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
     return optuna.create_study(
         study_name=folder.name,
         storage=storage,
-        sampler=samplers[options["sampler"]](),
+        sampler=sampler(seed=options["seed"]),
         direction=options["direction"],
         load_if_exists=True,
     )
@@ -113,7 +111,7 @@ def requeue_unfinished(study: Study) -> None:
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.enqueue_trial(trial.params)
-        study._storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
+        study.tell(trial.number, state=TrialState.PRUNED)
 
 
 def distribution(override: Override) -> BaseDistribution:
