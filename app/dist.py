@@ -1,17 +1,24 @@
 """The processes of one run: who am I, what do all of us agree on."""
 
+import ctypes
 import os
+import signal
+import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from app.env import choose_device
-from app.errors import ConfigError
+from app.errors import ConfigError, RunError, TemporaryError
 
 T = TypeVar("T")
 
@@ -112,14 +119,57 @@ def connected(env: Mapping[str, Any]) -> Iterator[World]:
         backend = "nccl" if device.type == "cuda" else "gloo"
     address = settings["master_addr"] or os.environ.get("MASTER_ADDR")
     port = settings["master_port"] or os.environ.get("MASTER_PORT")
-    dist.init_process_group(
-        backend,
-        init_method=f"tcp://{address}:{port}" if settings["master_addr"] or settings["master_port"] else "env://",
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=settings["timeout"]),
-    )
+    die_with_parent()
+    timeout = timedelta(seconds=settings["timeout"])
+    where = f"tcp://{address}:{port}" if settings["master_addr"] or settings["master_port"] else "env://"
+    store, rank, size = next(rendezvous(where, rank, size, timeout=timeout))
+    # torchrun keeps its store when it starts the ranks again: without a prefix they read the dead ones' addresses.
+    attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=timeout)
+    world = World(device, rank, size, local_rank, local_size)
+    members = world.gather((socket.gethostname(), os.getpid()))
     try:
-        yield World(device, rank, size, local_rank, local_size)
+        yield world
+    except RuntimeError as error:
+        if isinstance(error, RunError) or not is_collective_error(error):
+            raise
+        raise TemporaryError(
+            f"rank {rank} lost touch with the other ranks: {missing_ranks(members, rank)}; "
+            "everything up to the last checkpoint is kept: start again with resume=true"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def die_with_parent() -> None:
+    """Lets the system send this process SIGTERM when its launcher dies: it saves and leaves instead of training on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def is_collective_error(error: RuntimeError) -> bool:
+    """True for what gloo and NCCL raise when a rank is gone or does not answer."""
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error)
+    return any(word in text for word in ("gloo", "NCCL", "Connection closed by peer", "Timed out waiting"))
+
+
+def missing_ranks(members: Sequence[tuple[str, int]], rank: int) -> str:
+    """Which of the ranks' processes on this machine are dead or stopped; `members` are (host, pid) by rank."""
+    host = members[rank][0]
+    found = []
+    for other, (place, pid) in enumerate(members):
+        if place == host and other != rank and (state := process_state(pid)) is not None:
+            found.append(f"rank {other} (pid {pid}) {state}")
+    elsewhere = sorted({place for place, _ in members} - {host})
+    return ", ".join(found) or (f"look at {', '.join(elsewhere)}" if elsewhere else "one of them does not answer")
+
+
+def process_state(pid: int) -> str | None:
+    """`is dead`, `is stopped`, or None for a process that runs."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "is dead"
+    return {"Z": "is dead", "X": "is dead", "T": "is stopped"}.get(state)

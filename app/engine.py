@@ -24,7 +24,7 @@ import torch
 
 from app.clock import due
 from app.hooks.base import bind, call
-from app.parallel import gradient_sync, is_sharded
+from app.parallel import gradient_sync, is_sharded, whole
 from app.rng import step_seeder
 from app.state import Run, StepBatch, StepInfo
 
@@ -141,7 +141,8 @@ def apply_gradients(
     if clip_norm is not None or skip_nonfinite:
         if scaler is not None:
             scaler.unscale_(optimizer)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm if clip_norm is not None else float("inf"))
+        greatest = clip_norm if clip_norm is not None else float("inf")
+        grad_norm = whole(torch.nn.utils.clip_grad_norm_(parameters, greatest))
     if scaler is not None:
         scaler.step(optimizer)
         scaler.update()

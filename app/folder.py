@@ -25,8 +25,9 @@ RUN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(\.\d+)?$")
 
 
 def wants_resume(resume: bool | str) -> bool:
-    """True for `true`, `auto` and a path, and for a job that its cluster started again."""
-    return resume not in (False, "false") or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+    """True for `true`, `auto` and a path, and for a job that its cluster, or torchrun, started again."""
+    restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    return resume not in (False, "false") or any(int(count) > 0 for count in restarts)
 
 
 def resume_path(resume: bool | str, load_from: str | None) -> str | None:

@@ -34,7 +34,8 @@ def parallel(
         for child in model.children():
             if any(True for _ in child.parameters()):
                 fully_shard(child, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        # Also after an evaluation's forward: a hook that changes weights then changes the shards.
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
         return forward
     from torch.nn.parallel import DistributedDataParallel
 
@@ -60,7 +61,7 @@ def synchronised(model: nn.Module, world: World, sync_bn: bool) -> nn.Module:
             f"env.dist.sync_bn=true needs GPUs (torch's SyncBatchNorm), the device is {world.device}; "
             "use +hooks=sync_buffers to average the statistics, or a model without batch norm"
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return]
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def gradient_sync(forward: Any, last: bool) -> AbstractContextManager[Any]:
@@ -81,6 +82,12 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor of a sharded one, on every rank (all must call it); any other as it is."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a sharded tensor, in the same memory; any other as it is."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
 
 
 def like(tensor: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:

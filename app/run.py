@@ -302,7 +302,7 @@ def describe(run: Run) -> None:
     parameters = sum(parameter.numel() for parameter in run.state.model.parameters())
     logger.info(
         "%s: %d parameters; %d training and %d validation images of %dx%dx%d, %d classes; on %s%s",
-        type(run.state.model).__name__, parameters, data.train_size, data.eval_size("val"),
+        type(run.state.model).__name__.removeprefix("FSDP"), parameters, data.train_size, data.eval_size("val"),
         data.channels, data.image_size, data.image_size, len(data.classes), world.device,
         f" and {world.size - 1} other process(es)" if world.size > 1 else "",
     )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 
 from app.errors import CheckpointError
 from app.hooks.base import Hook
-from app.parallel import like
+from app.parallel import like, local
 from app.state import Run, StepInfo
 
 
@@ -68,9 +68,9 @@ class EMA(Hook):
         """Takes the present weights into the average."""
         if self.updates == 0:
             self.average = {name: tensor.detach().clone() for name, tensor in self._live().items()}
-            self.targets = [self.average[name] for name in self.averaged]
+            self.targets = [local(self.average[name]) for name in self.averaged]
         else:
-            torch._foreach_lerp_(self.targets, self._sources(), self.weight())
+            torch._foreach_lerp_(self.targets, [local(source) for source in self._sources()], self.weight())
         self.updates += 1
         self.buffers_behind = True
 
@@ -115,13 +115,13 @@ class EMA(Hook):
             kept = [tensor.detach().clone() for tensor in mine]
         try:
             with torch.no_grad():
-                torch._foreach_copy_(mine, theirs)
+                _copy(mine, theirs)
             yield
             with torch.no_grad():  # statistics that were recomputed for the average stay with it
                 _copy([average[name] for name in buffers], [live[name] for name in buffers])
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(mine, kept)
+                _copy(mine, kept)
 
     def state_dict(self) -> dict[str, Any]:
         average = self._current() if self.updates else self._live()
@@ -140,7 +140,7 @@ class EMA(Hook):
                 self.average = {
                     name: torch.empty_like(live[name]).copy_(like(saved[name], live[name])) for name in live
                 }
-            self.targets = [self.average[name] for name in self.averaged]
+            self.targets = [local(self.average[name]) for name in self.averaged]
 
     def _current(self) -> dict[str, torch.Tensor]:
         """The average with the buffers that it follows brought up to date."""
@@ -167,6 +167,6 @@ class EMA(Hook):
 
 
 def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-    """`torch._foreach_copy_` refuses empty lists."""
+    """`torch._foreach_copy_` of each rank's part; it refuses empty lists."""
     if targets:
-        torch._foreach_copy_(targets, sources)
+        torch._foreach_copy_([local(target) for target in targets], [local(source) for source in sources])

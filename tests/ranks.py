@@ -1,0 +1,45 @@
+"""Runs of several processes for the tests: torchrun around the real command, and a hook that does harm."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from app.hooks.base import Hook
+from app.state import Run, StepInfo
+
+HERE = Path(__file__).parent
+
+
+class Harm(Hook):
+    """Sends `name` to its own process after `step` steps on `rank`, in the first attempt only."""
+
+    def __init__(self, step: int, rank: int, name: str) -> None:
+        self.step, self.rank, self.number = step, rank, getattr(signal, name)
+
+    def step_end(self, run: Run, step: StepInfo) -> None:
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if first and run.state.progress.step == self.step and run.world.rank == self.rank:
+            os.kill(os.getpid(), self.number)
+
+
+def harm(step: int, rank: int, name: str) -> str:
+    return f"+hooks.harm={{_target_: ranks.Harm, step: {step}, rank: {rank}, name: {name}}}"
+
+
+def start(world_size: int, folder: Path, *overrides: str, restarts: int = 0) -> subprocess.Popen[str]:
+    """torchrun with `world_size` ranks of the command, in `folder`."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    command = [*torchrun, f"--max-restarts={restarts}", "-m", "app", f"hydra.run.dir={folder}", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "APP_TRUSTED_PACKAGES": "ranks"}
+    return subprocess.Popen(
+        command, cwd=HERE.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(world_size: int, folder: Path, *overrides: str, restarts: int = 0, seconds: float = 180) -> tuple[int, str]:
+    """Exit code of torchrun and what all printed; the command alone for a world of one."""
+    with start(world_size, folder, *overrides, restarts=restarts) as process:
+        output, _ = process.communicate(timeout=seconds)
+    return process.returncode, output

@@ -1,0 +1,134 @@
+"""Several real gloo ranks under a real torchrun."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import torch
+from conftest import RunApp, digest, scalars
+from ranks import harm
+
+from app import checkpoint
+
+RECIPE = (
+    "env.device=cpu", "model=mlp", "model.hidden=[16]", "data.limit_train=200", "data.limit_val=50",
+    "data.batch_size=30", "data.augment=[crop]", "train.accumulate=2", "train.clip_norm=1", "train.max_epochs=3",
+    "hooks=[default,ema]", "hooks.ema.momentum=0.1", "hooks.logger.interval=1", "randomness.seed=3",
+    "hooks.checkpoint.by_epoch=false", "hooks.checkpoint.max_keep_ckpts=-1",
+)  # fmt: skip
+STEPS = 12
+
+
+def weights(folder: Path, step: int = STEPS) -> dict[str, Any]:
+    state = checkpoint.load(folder / "checkpoints" / f"iter_{step}.pth")
+    return {key: state[key] for key in ("model", "optimizer", "progress")} | {"ema": state["hooks"]["ema"]}
+
+
+def assert_close(one: Any, other: Any) -> None:
+    """Nested states equal up to the order of sums."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_close(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        for left, right in zip(one, other, strict=True):
+            assert_close(left, right)
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5)
+    else:
+        assert one == pytest.approx(other)
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    names = ("step", "epoch", "train/loss", "train/top1", "train/grad_norm", "val/loss", "val/top1")
+    return [{name: row[name] for name in names if name in row} for row in scalars(folder)]
+
+
+def assert_same_curve(one: Path, other: Path) -> None:
+    left, right = curve(one), curve(other)
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+
+
+def test_ddp_and_fsdp_equal_one_process_and_go_on_at_another_world_size(run_app: RunApp, tmp_path: Path) -> None:
+    one = run_app("one", *RECIPE)
+    for name, size, strategy in (("ddp", 2, "ddp"), ("fsdp", 2, "fsdp")):
+        folder = tmp_path / name
+        code, output = ranks.run(size, folder, *RECIPE, f"env.dist.strategy={strategy}")
+        assert code == 0, output
+        assert_close(weights(one), weights(folder))
+        assert_same_curve(one, folder)
+    moved = tmp_path / "moved"
+    assert ranks.run(4, moved, *RECIPE, harm(6, 2, "SIGKILL"))[0] != 0  # in the middle of the second epoch
+    code, output = ranks.run(3, moved, *RECIPE, "resume=true", "train.max_epochs=3")
+    assert code == 0, output
+    assert_close(weights(one), weights(moved))
+    assert_same_curve(one, moved)
+    assert weights(moved)["progress"]["samples"] == 3 * 200
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_signal_to_one_rank_stops_all_at_one_step_and_resume_is_exact(tmp_path: Path, strategy: str) -> None:
+    recipe = (*RECIPE, f"env.dist.strategy={strategy}")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert ranks.run(2, whole, *recipe)[0] == 0
+    code, output = ranks.run(2, parts, *recipe, "hooks.checkpoint.interval=1000", harm(5, 1, "SIGUSR2"))
+    assert code != 0
+    assert "signal SIGUSR2" in output
+    assert [path.name for path in (parts / "checkpoints").glob("iter_*.pth")] == ["iter_5.pth"]
+    code, output = ranks.run(2, parts, *recipe, "resume=true")
+    assert code == 0, output
+    assert digest(weights(whole)) == digest(weights(parts))
+    assert scalars(whole) == scalars(parts)
+
+
+@pytest.mark.parametrize(("name", "state"), [("SIGKILL", "is dead"), ("SIGSTOP", "is stopped")])
+def test_a_lost_rank_is_named_and_ends_the_others(tmp_path: Path, name: str, state: str) -> None:
+    started = time.monotonic()
+    with ranks.start(2, tmp_path / "run", *RECIPE, "env.dist.timeout=8", harm(5, 1, name)) as process:
+        output = ""
+        assert process.stdout is not None
+        for line in process.stdout:
+            output += line
+            if "rank 1 (pid " in line:
+                break
+        os.kill(process.pid, signal.SIGTERM)
+        output += process.stdout.read()
+    if name == "SIGSTOP":
+        assert "rank 0 lost touch with the other ranks: rank 1 (pid " in output
+        assert state in output
+    assert process.returncode != 0
+    assert time.monotonic() - started < 120
+
+
+def test_a_dead_agent_leaves_no_orphans_and_loses_no_step(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with ranks.start(2, folder, *RECIPE, "train.max_epochs=100000", "hooks.checkpoint.interval=1000000") as process:
+        wait_for(lambda: (folder / "vis_data" / "scalars.jsonl").exists())
+        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        process.kill()
+        process.wait()
+        wait_for(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in children))
+    assert list((folder / "checkpoints").glob("*.json"))
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_resume_20_of_20(tmp_path: Path) -> None:
+    for attempt in range(20):
+        folder = tmp_path / str(attempt)
+        code, output = ranks.run(2, folder, *RECIPE, harm(4 + attempt % 7, attempt % 2, "SIGKILL"), restarts=1)
+        assert code == 0, output
+        assert json.loads((folder / "DONE.json").read_text())["step"] == STEPS
+
+
+def wait_for(condition: Any, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
