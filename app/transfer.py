@@ -159,8 +159,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         try:
             return super().http_error_302(req, fp, code, msg, headers)
+        except CheckpointError:
+            fp.close()
+            raise
         except urllib.error.HTTPError as error:
             if error.code == code:
+                error.close()
                 target = shown(urllib.parse.urljoin(req.full_url, headers.get("Location", "")))
                 raise CheckpointError(f"{shown(req.full_url)} redirects too often, or to {target}: refused") from None
             raise

@@ -149,7 +149,7 @@ def hostile(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "zip", folder / "zip.pth"
     torch.save({"model": Payload(mark)}, folder / "legacy.pth", _use_new_zipfile_serialization=False)
     yield "legacy", folder / "legacy.pth"
-    (folder / "pickle.pth").write_bytes(pickle.dumps(Payload(mark)))
+    (folder / "pickle.pth").write_bytes(pickle.dumps(Payload(mark), protocol=2))
     yield "pickle", folder / "pickle.pth"
 
 
