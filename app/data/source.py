@@ -69,7 +69,8 @@ class ImageFiles:
     def read(self, index: int) -> bytes:
         """The bytes of one file."""
         if self.archive is None:
-            return Path(self.paths[index]).read_bytes()
+            with open(self.paths[index], "rb") as stream:
+                return stream.read()
         offset, length = self.extents[index]
         with open(self.archive, "rb") as stream:
             stream.seek(offset)
