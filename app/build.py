@@ -170,10 +170,12 @@ def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:
     """The metrics of spec section 10; more of them from `metrics.extra`."""
     settings = plain(cfg.metrics)
     classes = list(data.classes)
-    extra = {
-        name: make({"num_classes": len(classes), **node} if "task" in node else node)
-        for name, node in settings.pop("extra").items()
-    }
+    known = {"num_classes": len(classes), "num_labels": len(classes)}
+    extra = {}
+    for name, node in (settings.pop("extra") or {}).items():
+        if node is not None:
+            accepted = parameters_of(node["_target_"])
+            extra[name] = make({**{key: value for key, value in known.items() if key in accepted}, **node})
     return Metrics(settings, classes, multi_label=data.multi_label, loss=plain(cfg.loss), extra=extra)
 
 

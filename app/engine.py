@@ -157,7 +157,7 @@ def evaluate(run: Run, split: str, autocast: Autocast) -> dict[str, float] | Non
     None when the run was asked to stop meanwhile.
     """
     model, world = run.state.model, run.world
-    predict = mirrored(model) if run.tta else model
+    predict = mirrored(model, run.data.multi_label) if run.tta else model
     started = perf_counter()
     sharded = is_sharded(model)
     world.share(list(model.buffers()))
@@ -218,12 +218,16 @@ def test(run: Run, autocast: Autocast) -> dict[str, float]:
     return metrics
 
 
-def mirrored(model: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Test-time augmentation: log of the mean class probabilities of an image and its mirror image."""
+def mirrored(
+    model: Callable[[torch.Tensor], torch.Tensor], multi_label: bool = False
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Test-time augmentation: logits of the mean probabilities of an image and its mirror image."""
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         views = torch.stack([model(images), model(images.flip(-1))]).float()
-        return torch.logsumexp(views.log_softmax(-1), dim=0) - torch.log(torch.tensor(2.0))
+        if multi_label:
+            return torch.logit(views.sigmoid().mean(dim=0))
+        return views.softmax(dim=-1).mean(dim=0).log()
 
     return forward
 

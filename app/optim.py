@@ -98,14 +98,15 @@ def _arguments(conf: Mapping[str, Any], found: Callable[..., Any]) -> dict[str, 
     """The arguments of the class beside lr and parameters, all of which it takes."""
     own = OWN_KEYS | {"name"} if conf["_target_"] == _title(by_name) else OWN_KEYS
     direct = {name: value for name, value in conf.items() if name not in own}
+    more = conf["args"] or {}
     accepted = _accepted(found)
     if accepted is None:
-        return {**direct, **conf["args"]}
+        return {**direct, **more}
     if conf["weight_decay"] and "weight_decay" not in accepted:
         raise ConfigError(
             f"optim.weight_decay={conf['weight_decay']}: {_title(found)} knows no weight decay; set it to 0"
         )
-    for key, given in (("optim", direct), ("optim.args", conf["args"])):
+    for key, given in (("optim", direct), ("optim.args", more)):
         names = sorted(accepted - {"lr", "weight_decay"})
         for name in given:
             if name not in names:
@@ -113,7 +114,7 @@ def _arguments(conf: Mapping[str, Any], found: Callable[..., Any]) -> dict[str, 
                     f"{key}.{name} is not an argument of {_title(found)} that can be given here"
                     f"{did_you_mean(name, names)} (arguments: {', '.join(names)})"
                 )
-    return {name: tuple(value) if name == "betas" else value for name, value in {**direct, **conf["args"]}.items()}
+    return {name: tuple(value) if name == "betas" else value for name, value in {**direct, **more}.items()}
 
 
 def _accepted(found: Callable[..., Any]) -> set[str] | None:

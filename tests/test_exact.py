@@ -50,7 +50,9 @@ def final(folder: Path, name: str = f"iter_{STEPS}") -> dict[str, Any]:
     state = checkpoint.load(folder / "checkpoints" / f"{name}.pth")
     return {key: state[key] for key in ("model", "optimizer", "schedule", "progress", "seed")} | {
         "hooks": {
-            name: {"windows": {k: v for k, v in hook["windows"].items() if "time" not in k}} if name == "logger" else hook
+            name: {"windows": {k: v for k, v in hook["windows"].items() if "time" not in k}}
+            if name == "logger"
+            else hook
             for name, hook in state["hooks"].items()
             if name not in ("checkpoint", "drawing")
         }
@@ -72,10 +74,16 @@ def test_saving_and_drawing_hooks_change_no_bit(run_app: RunApp) -> None:
     plain = run_app("plain", *RECIPE, *last_only)
     saving = run_app("saving", *RECIPE, *SAVE_EVERY_STEP)
     drawing = run_app(
-        "drawing", *RECIPE, *last_only, f"+hooks.drawing={{_target_: {Drawing.__module__}.Drawing}}", "trusted_packages=[test_exact]"
+        "drawing",
+        *RECIPE,
+        *last_only,
+        f"+hooks.drawing={{_target_: {Drawing.__module__}.Drawing}}",
+        "trusted_packages=[test_exact]",
     )
     names = ("epoch_3", f"iter_{STEPS}", "epoch_3")
-    weights = [digest(final(folder, name)["model"]) for folder, name in zip((plain, saving, drawing), names, strict=True)]
+    weights = [
+        digest(final(folder, name)["model"]) for folder, name in zip((plain, saving, drawing), names, strict=True)
+    ]
     assert weights[0] == weights[1]
     assert weights[0] == weights[2]
     assert scalars(plain) == scalars(saving) == scalars(drawing)

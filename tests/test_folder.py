@@ -61,7 +61,10 @@ def test_a_requeued_job_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_held_folder_names_its_holder(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from app import folder\nwith folder.held(Path(sys.argv[1])):\n print(1, flush=True); sys.stdin.read()"
+    code = (
+        "import sys; from pathlib import Path; from app import folder\n"
+        "with folder.held(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read()"
+    )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -76,7 +79,7 @@ def test_a_held_folder_names_its_holder(tmp_path: Path) -> None:
 
 def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
-    with pytest.raises(RunError, match="cannot make the run folder|is a file") as raised:
+    with pytest.raises(RunError, match=r"cannot make the run folder|is a file") as raised:
         choose(tmp_path)
     assert raised.value.exit_code == 73
 

@@ -78,8 +78,8 @@ class TorchvisionModelConf(ModelConf):
     _target_: str = "app.models.torchvision_model.torchvision_model"
     name: str = MISSING
     """resnet18, convnext_tiny, vit_b_16, …"""
-    args: dict[str, Any] = field(default_factory=dict)
-    """More arguments of that model."""
+    args: Any = None
+    """A mapping with more arguments of that model. null: none."""
 
 
 MODELS: dict[str, type] = {
@@ -120,5 +120,5 @@ class MetricsConf:
     """Which direction of `monitor` is better. null: known from the metric itself."""
     threshold: float = knob(0.5, gt=0, lt=1)
     """Multi-label: probability from which a class counts as predicted."""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: Any = None
     """More torchmetrics by name: {kappa: {_target_: torchmetrics.CohenKappa, task: multiclass}}; num_classes is filled in."""

@@ -32,11 +32,11 @@ class OptimConf:
     """Decay norms and biases too."""
     layer_decay: float | None = knob(None, gt=0, le=1)
     """Multiply lr by this once for every layer below the last. null: the same lr everywhere."""
-    multipliers: dict[str, Any] = field(default_factory=dict)
-    """Pattern of parameter names (as in fnmatch) -> {lr: factor, decay: factor}; the first that matches counts."""
+    multipliers: Any = None
+    """A mapping: pattern of parameter names (as in fnmatch) -> {lr: factor, decay: factor}; the first that matches counts."""
     lr_scaling: LRScalingConf = field(default_factory=LRScalingConf)
-    args: dict[str, Any] = field(default_factory=dict)
-    """More arguments of the class."""
+    args: Any = None
+    """A mapping with more arguments of the class. null: none."""
 
 
 @dataclass
@@ -217,7 +217,7 @@ class TorchScheduleConf(ScheduleConf):
     """Any scheduler of torch, made with its own arguments."""
 
     _target_: str = "app.schedule.TorchSchedule"
-    scheduler: dict[str, Any] = field(default_factory=dict)
+    scheduler: Any = MISSING
     """{_target_: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts, T_0: 10}; stepped once per epoch (iteration)."""
 
 
