@@ -52,6 +52,8 @@ def _passed(key: str, node: Mapping[str, Any], found: Callable[..., Any]) -> tup
         defaults = {field.name: field.default for field in fields(ScheduleConf)}
         chosen = {name for name in given if name not in defaults or node[name] != defaults[name]}
         return chosen | {"total_steps", "steps_per_unit"}, set(defaults)
+    if key == "schedule.scheduler":
+        return given, {"optimizer"}
     if group == "hooks" and key.count(".") == 1:
         return given - {"priority"}, set()
     if group == "visualizer" and key.count(".") == 1:
