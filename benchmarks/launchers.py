@@ -4,14 +4,15 @@
     python benchmarks/launchers.py --occupancy
 
 All launchers run the same app (tests/launch/toy.py, the project's full configuration, jobs of 1 ms), two jobs at a time
-where they know such a limit. joblib needs the package hydra-joblib-launcher. The occupancy is that of 24 jobs of 1 to
-6 s on four simulated GPUs, three of them killed and two raising, against list scheduling of the same durations.
+where they know such a limit. joblib needs the package hydra-joblib-launcher. The occupancy is that of 24 jobs of 3 to
+18 s on four simulated GPUs, three of them killed and two raising, against list scheduling of the same durations.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import json
 import os
 import resource
@@ -30,7 +31,7 @@ LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
 }
 SECONDS = [3.6, 1.2, 2.7, 1.0, 5.9, 1.8, 1.1, 2.4, 3.2, 1.4, 2.0, 4.1, 3.8, 1.6, 2.6, 1.3, 3.0, 5.1, 2.2]
-KILLED, RAISING = 10_000, 20_000
+KILLED, RAISING = 100_000, 200_000
 
 
 def run(folder: Path, *arguments: str, gpus: str = "") -> tuple[float, float, int]:
@@ -72,7 +73,7 @@ def list_scheduling(seconds: list[float], slots: int) -> float:
 def occupancy() -> None:
     """How the local queue uses four GPUs."""
     badly = [KILLED, RAISING, KILLED + 1, RAISING + 1, KILLED + 2]
-    well = [round(1000 * seconds) for seconds in SECONDS]
+    well = [round(3000 * seconds) for seconds in SECONDS]
     kinds = [*well[:6], *badly, *well[6:]]
     with tempfile.TemporaryDirectory() as folder:
         points = f"data.batch_size={','.join(map(str, kinds))}"
@@ -82,7 +83,7 @@ def occupancy() -> None:
         times = [json.loads(path.read_text()) for path in sweep.glob("*/times.json")]
     failed = [record["reason"] for record in records.values() if record["state"] == "failed"]
     spans = {gpu: sorted(entry[1:] for entry in times if entry[0] == gpu) for gpu in "0123"}
-    shared = sum(late[0] < early[1] for span in spans.values() for early, late in zip(span, span[1:], strict=False))
+    shared = sum(late[0] < early[1] for span in spans.values() for early, late in itertools.pairwise(span))
     took = max(end for _, _, end in times) - min(begun for _, begun, _ in times)
     ideal = list_scheduling([0.0 if kind >= KILLED else kind / 1000 for kind in kinds], 4)
     print(f"exit code {code}, {len(times)} results, {len(failed)} failures: {', '.join(sorted(failed))}")

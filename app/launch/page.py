@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Sequence
+from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,6 @@ RESOURCES = Path(__file__).parent
 
 def render(sweep: Sweep) -> str:
     """The whole page."""
-    script = files("plotly").joinpath("package_data", "plotly.min.js").read_text()
     data = {
         "metric": sweep.metric,
         "axes": [axis for axis in sweep.axes if varies(sweep, axis)],
@@ -41,7 +41,7 @@ def render(sweep: Sweep) -> str:
         "ranking": ranking(sweep),
         "groups": groups(sweep),
         "failures": failures(sweep),
-        "plotly": script,
+        "plotly": plotly_script(),
         "data": as_script(data),
         "code": (RESOURCES / "page.js").read_text(),
     }
@@ -49,6 +49,12 @@ def render(sweep: Sweep) -> str:
     for name, text in parts.items():
         page = page.replace(f"<!--{name}-->", text)
     return page
+
+
+@cache
+def plotly_script() -> str:
+    """plotly's own JavaScript, some 5 MB."""
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text()
 
 
 def as_script(value: Any) -> str:

@@ -110,13 +110,18 @@ class Queue:
         waiting = deque(jobs)
         free = deque(self.slots)
         while self.running or (waiting and not self.stop.count):
-            while waiting and free and not self.stop.count:
-                self._start(waiting.popleft(), free.popleft())
-            for (number, rank), status in self.starter.wait(0.1):
+            ended = []
+            for (number, rank), status in self.starter.wait(0.1) if self.running else ():
                 entry = self.running[number]
                 self._rank_ended(entry, rank, status)
                 if not entry.alive:
                     free.append(entry.slot)
+                    ended.append(entry.job)
+            while waiting and free and not self.stop.count:
+                self._start(waiting.popleft(), free.popleft())
+            for job in ended:  # only now: a slot does not wait for a report to be written
+                job.write_record()
+                self.watcher.ended(job)
             self._stop_if_asked()
             self._kill_overdue()
             self.watcher.tick()
@@ -140,8 +145,6 @@ class Queue:
         if not entry.alive:
             del self.running[entry.job.number]
             entry.job.end(entry.status, time.monotonic() - entry.since, self.stopping)
-            entry.job.write_record()
-            self.watcher.ended(entry.job)
 
     def _stop_if_asked(self) -> None:
         if self.stop.count and not self.stopping:

@@ -11,7 +11,7 @@ from slurm_cluster import Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-EPOCHS = 40
+EPOCHS = 120
 RUN = [f"train.max_epochs={EPOCHS}", "data.in_memory=false", "data.num_workers=2", "randomness.seed=5"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_seconds=1", "hydra.launcher.cpus_per_task=1", "optim.lr=2e-3"]
 
@@ -55,7 +55,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tenso
 
 
 def wait_for_epoch(toy, run: Path, epoch: int) -> None:
-    toy.wait_for(lambda: run.exists() and f"epoch {epoch}/" in _text(run / "stdout.log"), timeout_seconds=240)
+    toy.wait_for(lambda: run.exists() and f"epoch {epoch}/" in _text(run / "stdout.log"), timeout_seconds=400)
 
 
 def _text(path: Path) -> str:
@@ -83,14 +83,14 @@ def test_time_limit_preemption_and_a_dead_node(toy, tmp_path: Path, cluster: Clu
     run = point(tmp_path, "preempted")
     wait_for_epoch(toy, run, 3)
     cluster.run("sbatch", "-p", "debug", "--nodelist=n2", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
-    toy.wait_for(lambda: "resuming from" in _text(run / "stdout.log"), timeout_seconds=240)
+    toy.wait_for(lambda: "resuming from" in _text(run / "stdout.log"), timeout_seconds=400)
     assert "saving and going on" in _text(run / "stdout.log") or "signal SIGUSR2" in _text(run / "stdout.log")
 
     before = _text(run / "stdout.log").count("resuming from")
     wait_for_epoch(toy, run, 12)
     cluster.kill_node("n2")
     cluster.start_node("n2")
-    toy.wait_for(lambda: _text(run / "stdout.log").count("resuming from") > before, timeout_seconds=240)
+    toy.wait_for(lambda: _text(run / "stdout.log").count("resuming from") > before, timeout_seconds=400)
 
     for process in (preempted, limited):
         output, _ = process.communicate()

@@ -16,14 +16,14 @@ from app.errors import DataError
 from app.launch import plugins
 from app.schema import register
 
-KILLED, RAISING, LEAVING, ENDLESS, REQUEUED = 10_000, 20_000, 30_000, 40_000, 50_000
+KILLED, RAISING, LEAVING, ENDLESS, REQUEUED = 100_000, 200_000, 300_000, 400_000, 500_000
 """What a job does whose batch size is this or a little more, instead of sleeping that many milliseconds."""
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="config")
 def main(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    kind = config.data.batch_size // 10_000 * 10_000
+    kind = config.data.batch_size // 100_000 * 100_000
     begun = time.time()
     (folder / "started").touch()
     rank = f"rank={os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')}"
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> float:
     if kind == REQUEUED:
         (folder / "ready").write_text("ready")
         time.sleep(600 if "SLURM_RESTART_COUNT" not in os.environ else 0)
-    time.sleep(config.data.batch_size % 10_000 / 1000)
+    time.sleep(config.data.batch_size % 100_000 / 1000)
     value = 1.0 / (1.0 + (config.randomness.seed or 0))
     (folder / "times.json").write_text(json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), begun, time.time()]))
     (folder / "DONE.json").write_text(json.dumps({"metric": "val/top1", "best": value, "step": 1, "length": 30}))
