@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app import targets
-from app.cli import entry
+from app.__main__ import main
 
 
 @dataclass
@@ -53,11 +53,12 @@ class Terminal:
         gc.freeze()  # what is here already, torch among it, need not be looked through again and again
         code: object = None
         try:
-            entry()
+            main()
         except SystemExit as end:
             code = end.code
         finally:
             gc.unfreeze()
+            gc.enable()
             for handler in [handler for handler in root.handlers if handler not in handlers]:
                 root.removeHandler(handler)
                 handler.close()

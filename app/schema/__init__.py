@@ -1,5 +1,7 @@
 """Every key of the configuration: its type, default, range and documentation, once. Imports neither torch nor numpy."""
 
+from functools import cache
+
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
@@ -21,6 +23,7 @@ GROUPS: dict[str, dict[str, type]] = {
 """Config group -> name -> dataclass; `conf/GROUP/NAME.yaml` extends `schema/GROUP/NAME`."""
 
 
+@cache
 def register() -> None:
     """Puts the schema into Hydra's store; a second call changes nothing."""
     store = ConfigStore.instance()
