@@ -61,7 +61,7 @@ class Visualization(Hook):
             greatest = torch.argsort(losses, descending=True, stable=True)[: self.worst]
             self.draw_samples(run, evaluation, "worst", greatest.tolist(), "greatest loss first")
         if evaluation.confusion is not None:
-            title = f"{run.phase} confusion matrix, {where(run)}"
+            title = f"{run.phase} confusion matrix{where(run)}"
             picture = draw.confusion(evaluation.confusion.numpy(), run.data.classes, title)
             run.visualizer.images(f"{run.phase}/confusion", [picture], [title], run.state.progress.step)
 
@@ -74,7 +74,7 @@ class Visualization(Hook):
             extra = f", loss {float(evaluation.losses[index]):.2f}" if kind == "worst" else ""
             tiles.append(draw.tile(image, answer, score, truth, right, self.rescale_factor))
             captions.append(f"{'right' if right else 'wrong'}: {answer} {score}, truth {truth}{extra}, sample {index}")
-        title = f"{run.phase} {kind}, {where(run)} ({note})"
+        title = f"{run.phase} {kind}{where(run)} ({note})"
         sheet = draw.grid(tiles, title)
         step = run.state.progress.step
         run.visualizer.images(f"{run.phase}/{kind}", tiles, captions, step)
@@ -117,9 +117,9 @@ def verdict(evaluation: Evaluation, index: int, classes: Sequence[str]) -> tuple
 
 
 def where(run: Run) -> str:
-    """`epoch 3, step 69`."""
+    """`, epoch 3, step 69`; nothing for a test, which has no place in training."""
     progress = run.state.progress
-    return f"epoch {progress.epoch}, step {progress.step}"
+    return "" if run.phase == "test" else f", epoch {progress.epoch}, step {progress.step}"
 
 
 def has_display() -> bool:

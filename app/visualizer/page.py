@@ -80,20 +80,21 @@ def tiles(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> lis
     if watched == "auto":
         watched = f"top{(metrics.get('topk') or [1])[0]}"
     watched = watched.split("/")[-1]
-    found = []
-    for phase in ("val", "test"):
-        name = f"{phase}/{watched}"
-        points = [(float(row[name]), row) for row in rows if name in row]
-        points = [point for point in points if math.isfinite(point[0])]
-        if points:
-            choose = min if "loss" in watched else max
-            best, row = choose(points, key=lambda point: point[0])
-            found.append(
-                {"label": f"best {name}", "value": _short(best), "note": f"epoch {row['epoch']}, step {row['step']}"}
-            )
-            found.append(
-                {"label": f"last {name}", "value": _short(points[-1][0]), "note": f"step {points[-1][1]['step']}"}
-            )
+    name = f"val/{watched}"
+    found = [
+        {"label": key, "value": _short(float(value)), "note": ""}
+        for key, value in (rows[-1].items() if rows else ())
+        if key.startswith("test/")
+    ]
+    points = [(float(row[name]), row) for row in rows if name in row]
+    points = [point for point in points if math.isfinite(point[0])]
+    if points:
+        choose = min if "loss" in watched else max
+        best, row = choose(points, key=lambda point: point[0])
+        where = f"epoch {row['epoch']}, step {row['step']}"
+        found.append({"label": f"best {name}", "value": _short(best), "note": where})
+        last, row = points[-1]
+        found.append({"label": f"last {name}", "value": _short(last), "note": f"step {row['step']}"})
     for name in ("train/loss", "val/loss"):
         newest = next((row for row in reversed(rows) if name in row), None)
         if newest is not None:
@@ -119,11 +120,14 @@ def launch_seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One chart a quantity; the phases (train, val, …) and raw weights (`_origin`) are its curves."""
+    """One chart a quantity; the phases (train, val, …) and raw weights (`_origin`) are its curves.
+
+    None for a test: one evaluation is no curve.
+    """
     curves: dict[str, list[Point]] = {}
     for row, epoch in zip(rows, exact_epochs(rows), strict=True):
         for name, value in row.items():
-            if "/" in name:
+            if "/" in name and not name.startswith("test/"):
                 curves.setdefault(name, []).append((row["step"], epoch, float(value)))
     quantities: dict[str, list[str]] = {}
     for name in curves:

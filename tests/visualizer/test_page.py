@@ -151,3 +151,11 @@ def test_a_browser_draws_it(vis_data: Path, tmp_path: Path) -> None:
     assert "epoch 3 of 3" in dom
     assert "max_epochs: 3" in dom
     assert "machine.host" in dom
+
+
+def test_a_test_shows_its_metrics_and_no_curves() -> None:
+    rows = [row(0, 0, **{"test/top1": 0.75, "test/loss": 0.5})]
+    shown = [(tile["label"], tile["value"]) for tile in tiles(rows, {"mode": "test"})]
+    assert shown[:2] == [("test/top1", "0.7500"), ("test/loss", "0.5000")]
+    assert charts(rows) == []
+    assert state(rows, {"mode": "test"}, running=False) == {"word": "finished", "place": "test"}
