@@ -10,7 +10,7 @@ import torch
 
 from app import rng
 from app.data.augment import build_augmentation
-from app.data.hold import hold, should_hold
+from app.data.hold import hold, should_hold, spare_workers
 from app.data.loader import LoaderPart, checked
 from app.data.memory import MemoryPart
 from app.data.mix import build_mixing
@@ -60,7 +60,7 @@ def build_feed(
         )
     sources: dict[str, Source] = {"train": take(splits.train, settings["limit_train"])}
     sources["val"] = take(splits.val, settings["limit_val"])
-    if splits.test is not None:
+    if splits.test is not None and splits.test is not splits.val:
         sources["test"] = splits.test
     for split, source in sources.items():
         check_targets(source, splits.classes, split)
@@ -84,11 +84,11 @@ class Feed:
         self._settings, self._world, self._seed, self._start_method = settings, world, seed, start_method
         self._resizable = self._side(sources["train"]) is not None
         self.set_recipe(settings["augment"], settings["batch_augment"])
-        self.channels, self.image_size = self._shape(sources["train"])
+        self.channels, self.image_size, self.multi_label = self._shape(sources["train"])
         self._normalize = Normalize(*self._statistics(splits), world.device, settings["pin_memory"])
-        self._parts: dict[str, Part] = {split: self._part(source) for split, source in sources.items()}
+        self._sources = sources
+        self._parts: dict[str, Part] = {}
         self.train_size = len(sources["train"])
-        self.multi_label = self._parts["train"].targets([0]).ndim == 2
         self._plan = Plan(
             size=self.train_size * settings["repeats"],
             batch_size=settings["batch_size"],
@@ -110,7 +110,7 @@ class Feed:
     @property
     def placement(self) -> str:
         """Where the training images come from, in words."""
-        return self._parts["train"].placement
+        return self._part("train").placement
 
     def train(self, epoch: int, start: int) -> Iterator[StepBatch]:
         """See DataFeed."""
@@ -118,7 +118,9 @@ class Feed:
         mixing = build_mixing(batch_recipe, self._seed, len(self.classes)) if batch_recipe else None
         order = rng.order(self._plan.size, self._seed, epoch, self._settings["shuffle"])
         repeated = self._settings["repeats"] > 1
-        loaded = self._parts["train"].train(self._plan.micros(order, start), epoch, recipe)
+        part = self._part("train")
+        self._part("val")  # what is wrong with it shows before the first step, not after the first epoch
+        loaded = part.train(self._plan.micros(order, start), epoch, recipe)
         for step in range(start, self._plan.steps):
             batches = []
             for micro, images, targets in islice(loaded, self._plan.micro_count(step)):
@@ -130,7 +132,7 @@ class Feed:
 
     def evaluate(self, split: str) -> Iterator[Batch | None]:
         """See DataFeed."""
-        part = self._part_of(split)
+        part = self._part(split)
         rounds = evaluation_rounds(len(part), self._settings["eval_batch_size"], self._world.rank, self._world.size)
         for loaded in part.evaluate(rounds):
             if loaded is None:
@@ -141,15 +143,15 @@ class Feed:
 
     def eval_size(self, split: str) -> int:
         """Samples of `val` or `test`."""
-        return len(self._part_of(split))
+        return len(self._sources.get(split, self._sources["val"]))
 
     def sample_images(self, split: str, indices: Sequence[int]) -> torch.Tensor:
         """See DataFeed."""
-        return self._part_of(split).images(indices)
+        return self._part(split).images(indices)
 
     def sample_targets(self, split: str, indices: Sequence[int]) -> torch.Tensor:
         """The targets of some samples, on the CPU."""
-        return self._part_of(split).targets(indices)
+        return self._part(split).targets(indices)
 
     def set_recipe(self, augment: Any, batch_augment: Any) -> None:
         """Changes the training augmentation from the next epoch that `train` starts.
@@ -167,18 +169,20 @@ class Feed:
         for part in self._parts.values():
             part.close()
 
-    def _part_of(self, split: str) -> Part:
-        return self._parts.get(split) or self._parts["val"]
+    def _part(self, split: str) -> Part:
+        """Made when first needed: a test opens no training images."""
+        split = split if split in self._sources else "val"
+        if split not in self._parts:
+            self._parts[split] = self._make_part(self._sources[split])
+        return self._parts[split]
 
-    def _shape(self, source: Source) -> tuple[int, int]:
-        """Channels and side of what the model gets, from the first image."""
+    def _shape(self, source: Source) -> tuple[int, int, bool]:
+        """Channels and side of what the model gets, and whether it is multi-label data, from the first sample."""
         if isinstance(source, ImageTensor):
-            channels, side = source.images.shape[1], source.images.shape[-1]
+            images, targets = source.images, source.targets
         else:
-            reader = self._reader(source)
-            loaded = checked(reader[Request([0])])
-            channels, side = loaded.images.shape[1], loaded.images.shape[-1]
-        return channels, self._settings["image_size"] or side
+            images, targets, *_ = checked(self._reader(source)[Request([0])])
+        return images.shape[1], self._settings["image_size"] or images.shape[-1], targets.ndim == 2
 
     def _side(self, source: Source) -> int | None:
         """What images are resized to; None: nothing, they have one size as they are."""
@@ -210,22 +214,23 @@ class Feed:
             max_errors=settings["max_errors"],
         )
 
-    def _loader(self, source: Source) -> LoaderPart:
+    def _loader(self, source: Source, num_workers: int) -> LoaderPart:
         settings = self._settings
         return LoaderPart(
             self._reader(source),
-            num_workers=settings["num_workers"],
+            num_workers=num_workers,
             timeout_seconds=settings["timeout"],
             start_method=self._start_method,
             max_errors=settings["max_errors"],
             normalize=self._normalize,
         )
 
-    def _part(self, source: Source) -> Part:
+    def _make_part(self, source: Source) -> Part:
+        num_workers = self._settings["num_workers"]
         if not should_hold(source, self._settings["in_memory"], self._settings["image_size"]):
-            return self._loader(source)
+            return self._loader(source, num_workers)
         if not isinstance(source, ImageTensor):
-            loader = self._loader(source)
+            loader = self._loader(source, num_workers or spare_workers(len(source), self._world.size))
             try:
                 source = hold(source, loader, self._settings["image_size"])
             finally:

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 SMALL_SIDE = 64
 """Files of larger images are decoded while training unless data.in_memory=true says otherwise."""
+WORTH_WORKERS = 4096
+"""Images below which starting processes takes longer than decoding."""
 PROBED = 8
 BATCH = 256
 
@@ -50,6 +52,13 @@ def hold(source: Source, loader: LoaderPart, side: int | None) -> ImageTensor:
         assert isinstance(source, ImageFiles)
         images, targets = torch.from_numpy(np.load(path, mmap_mode="c")), source.targets
     return ImageTensor(images, targets)
+
+
+def spare_workers(size: int, processes: int) -> int:
+    """Loader processes that decode so many images once, where none are configured; 0 for few images or one core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(8, cores // processes)
+    return workers if size >= WORTH_WORKERS and workers > 1 else 0
 
 
 def _decode(loader: LoaderPart, path: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
