@@ -107,3 +107,19 @@ def test_without_slurm(tmp_path: Path) -> None:
     assert ended.returncode == 64
     assert "no SLURM on this machine, sbatch, srun, squeue, scontrol not found in PATH" in ended.stderr
     assert not json.dumps(list(map(str, tmp_path.glob("outputs/*/*")))).count("sweep")
+
+
+def test_jobs_that_squeue_has_forgotten(cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from app.launch import squeue
+
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    squeue.has_accounting.cache_clear()
+    assert "999999" not in squeue.states({"999999"}), "without accounting"
+
+    stand_in = tmp_path / "sacct"
+    stand_in.write_text('#!/bin/sh\ncase "$*" in *999999*) echo "999999|CANCELLED by 0";; esac\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    squeue.has_accounting.cache_clear()
+    assert squeue.states({"999999"})["999999"] == "CANCELLED"
+    squeue.has_accounting.cache_clear()
