@@ -58,7 +58,7 @@ def read_weights(
     path = local_file(location, interrupted=interrupted)
     if (found := store.manifest_of(path)) is not None:
         manifest.verify(path.resolve().parent, found)
-    weights = _unwrapped(_safetensors(path) if path.suffix == ".safetensors" else _state_dict(path))
+    weights = _unwrapped(_safetensors(path) if path.suffix == ".safetensors" else _state_dict(path), path)
     if prefix is None:
         return weights
     chosen = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
@@ -97,12 +97,9 @@ def apply_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], what: s
             f"The file is of another model{_prefix_hint(present, weights)}"
         )
     model.load_state_dict(matching, strict=False)
-    head = (
-        ". The last layer keeps its new weights: it has another number of classes"
-        if _only_head(shapes, present)
-        else ""
-    )
-    return f"{what}: loaded {len(matching)} of {len(present)} entries" + "".join(f"; {part}" for part in parts) + head
+    if _only_head(shapes, present):
+        parts.append("the last layer keeps its new weights: the file has another number of classes")
+    return "; ".join([f"{what}: loaded {len(matching)} of {len(present)} entries", *parts])
 
 
 def _state_dict(path: Path) -> Any:
@@ -139,12 +136,12 @@ def _safetensors(path: Path) -> Any:
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
-def _unwrapped(content: Any) -> Weights:
+def _unwrapped(content: Any, path: Path) -> Weights:
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"the file holds a {type(content).__name__}, not weights by name")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights by name")
     weights = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not weights:
-        raise CheckpointError(f"the file holds no weights; it has the entries {some([str(key) for key in content])}")
+        raise CheckpointError(f"{path} holds no weights; it has the entries {some([str(key) for key in content])}")
     for _ in WRAPPERS:
         for wrapper in WRAPPERS:
             if all(name.startswith(wrapper) for name in weights):
