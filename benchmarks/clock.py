@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import process_time
-from typing import TypeVar
+from time import perf_counter, process_time
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from app import cli
 from app.hooks.base import Hook
-from app.state import Run
+from app.state import Run, StepInfo
 
 T = TypeVar("T")
+
+
+class Mark(NamedTuple):
+    """A moment of a run; seconds do not count evaluations."""
+
+    step: int
+    cpu_seconds: float
+    wall_seconds: float
 
 
 @dataclass
@@ -28,8 +39,8 @@ class Training:
     cpu_seconds: float = 0.0
     """From the first batch of the first epoch until the last save is on disk, without the evaluations."""
     steps: int = 0
-    marks: list[tuple[int, float]] = field(default_factory=list)
-    """(step, CPU seconds without evaluations) at the start of every epoch."""
+    marks: list[Mark] = field(default_factory=list)
+    """At the start of every epoch, and at the end of the run."""
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     run: Run | None = None
 
@@ -41,23 +52,45 @@ class Clock(Hook):
 
     def attach(self, run: Run) -> None:
         self.training = Training(run=run)
-        self.evaluating_seconds = 0.0
+        self.left_out = (0.0, 0.0)
         finished.append(self.training)
 
     def epoch_start(self, run: Run) -> None:
-        self.training.marks.append((run.state.progress.step, process_time() - self.evaluating_seconds))
+        self.training.marks.append(self.mark(run))
 
     @contextmanager
     def evaluating(self, run: Run) -> Iterator[None]:
-        before = process_time()
+        before = self.mark(run)
         yield
-        self.evaluating_seconds += process_time() - before
+        after = self.mark(run)
+        self.left_out = (
+            self.left_out[0] + after.cpu_seconds - before.cpu_seconds,
+            self.left_out[1] + after.wall_seconds - before.wall_seconds,
+        )
 
     def finish(self, run: Run, error: BaseException | None) -> None:
-        step, begin = self.training.marks[0]
-        self.training.cpu_seconds = process_time() - self.evaluating_seconds - begin
-        self.training.steps = run.state.progress.step - step
+        self.training.marks.append(self.mark(run))
+        first, last = self.training.marks[0], self.training.marks[-1]
+        self.training.cpu_seconds = last.cpu_seconds - first.cpu_seconds
+        self.training.steps = last.step - first.step
         self.training.weights = {name: value.clone() for name, value in run.state.model.state_dict().items()}
+
+    def mark(self, run: Run) -> Mark:
+        if run.world.device.type == "cuda":
+            torch.cuda.synchronize()
+        return Mark(run.state.progress.step, process_time() - self.left_out[0], perf_counter() - self.left_out[1])
+
+
+class FirstStep(Hook):
+    """Says when the first new training step is done, and ends the process there."""
+
+    def attach(self, run: Run) -> None:
+        self.built = process_time()
+
+    def step_end(self, run: Run, step: StepInfo) -> None:
+        print(json.dumps({"built": self.built, "first_step": process_time(), "step": run.state.progress.step}))
+        sys.stdout.flush()
+        os._exit(0)
 
 
 finished: list[Training] = []
