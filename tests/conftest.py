@@ -1,19 +1,14 @@
-"""What several tests share: running the real command in this process, and comparing what runs left."""
+"""Fixtures that several tests share: the real command, in this process."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from invocation import Terminal
+from runs import RunApp
 
 from app import cli
-
-RunApp = Callable[..., Path]
-NOT_REPEATABLE = ("time", "seconds", "images_per_second", "data_time", "memory_mib")
 
 
 @pytest.fixture
@@ -41,32 +36,3 @@ def run_app(tmp_path: Path, one_thread: None) -> RunApp:
 def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
     """A folder of its own, and `python -m app` in it."""
     return Terminal(tmp_path, monkeypatch, capsys)
-
-
-def digest(value: Any) -> str:
-    """A hash of the bits of nested tensors, numbers, strings, lists and dicts."""
-    hasher = hashlib.sha256()
-
-    def feed(item: Any) -> None:
-        if isinstance(item, torch.Tensor):
-            hasher.update(str((item.dtype, tuple(item.shape))).encode())
-            hasher.update(item.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(item, dict):
-            for key in sorted(item, key=str):
-                feed(key)
-                feed(item[key])
-        elif isinstance(item, (list, tuple)):
-            hasher.update(str(len(item)).encode())
-            for element in item:
-                feed(element)
-        else:
-            hasher.update(repr(item).encode())
-
-    feed(value)
-    return hasher.hexdigest()
-
-
-def scalars(folder: Path) -> list[dict[str, Any]]:
-    """The logged rows of a run, without what a clock says."""
-    rows = [json.loads(line) for line in (folder / "vis_data" / "scalars.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key.split("/")[-1] not in NOT_REPEATABLE} for row in rows]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import ranks
 import torch
-from conftest import RunApp, digest, scalars
 from ranks import harm
+from runs import RunApp, digest, scalars
 
 from app import checkpoint
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import RunApp, digest, scalars
+from runs import RunApp, digest, scalars
 
 from app import checkpoint
 from app.hooks.base import Hook
