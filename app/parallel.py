@@ -30,6 +30,7 @@ def parallel(
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        model.to(memory_format=torch.contiguous_format)  # channels-last weights cannot be sharded
         mesh = init_device_mesh(world.device.type, (world.size,))
         for child in model.children():
             if any(True for _ in child.parameters()):
