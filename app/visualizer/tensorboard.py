@@ -29,6 +29,7 @@ class TensorBoard:
         self.opened: SummaryWriter | None = None
         self.settings: Mapping[str, Any] = {}
         self.step = 0
+        self.epoch_step = -1
 
     @property
     def writer(self) -> SummaryWriter:
@@ -45,8 +46,9 @@ class TensorBoard:
         self.settings = config
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None:
-        self.step = max(self.step, step)
-        for name, value in {**values, "epoch": epoch}.items():
+        new = {} if step == self.epoch_step else {"epoch": epoch}
+        self.step, self.epoch_step = max(self.step, step), step
+        for name, value in {**values, **new}.items():
             self.writer.add_scalar(name, value, step)
 
     def images(self, name: str, images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], step: int) -> None:
@@ -63,7 +65,7 @@ class TensorBoard:
         if self.opened is not None:
             self.opened.close()
             self.opened = None
-        self.step = step
+        self.step, self.epoch_step = step, -1
         self.purge_step = step + 1 if any(self.folder.glob("events.*")) else None
 
     def flush(self) -> None:

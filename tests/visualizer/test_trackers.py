@@ -54,6 +54,7 @@ def test_tensorboard(vis_data: Path) -> None:
     assert [event.step for event in losses] == STEPS
     assert [event.value for event in losses] == pytest.approx([1 / step for step in STEPS])
     assert [event.step for event in events.Scalars("val/top1")] == EVALUATIONS
+    assert [event.step for event in events.Scalars("epoch")] == STEPS
     assert [event.step for event in events.Scalars("final/val/top1")] == [30]
     assert {"val/predictions/0", "val/predictions/1"} <= set(tags["images"])
     assert events.Images("val/predictions/0")[-1].step == 28
@@ -92,6 +93,7 @@ def test_mlflow(vis_data: Path) -> None:
     assert [metric.step for metric in history] == STEPS
     assert [metric.value for metric in history] == pytest.approx([1 / step for step in STEPS])
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "val/top1")] == EVALUATIONS
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "epoch")] == STEPS
     assert (run.info.status, run.info.run_name) == ("FINISHED", "run")
     assert run.data.params["optim.lr"] == "0.1"
     tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
