@@ -148,6 +148,17 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def wait_until_free(folder: Path, patience_seconds: float) -> None:
+    """Waits for whoever holds `folder` to leave, at most so long.
+
+    The loader workers of a process that was killed share its lock, and live for some seconds more.
+    """
+    from filelock import FileLock, Timeout
+
+    with suppress(Timeout), FileLock(folder / ".lock", timeout=patience_seconds):
+        pass
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `path` whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

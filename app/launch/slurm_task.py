@@ -10,8 +10,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.folder import wait_until_free
 from app.launch.job import OUTPUT, RESULT
 from app.launch.worker import run_task
+
+PATIENCE_SECONDS = 120.0
+"""For the processes of the launch before a requeue to be gone."""
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -34,6 +38,8 @@ class Task:
         redirect_output(folder / (OUTPUT if rank == 0 else f"stdout.rank{rank}.log"))
         if rank == 0:
             forget_torn_requeue(environment.paths.submitted_pickle)
+            if "SLURM_RESTART_COUNT" in os.environ:
+                wait_until_free(folder, PATIENCE_SECONDS)
         content = pickle.loads(self.content)
         set_ranks(environment)
         started = time.monotonic()
