@@ -1,0 +1,135 @@
+"""Where a run begins: fresh, with weights, or where a checkpoint left off."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig
+
+from app import checkpoint, folder
+from app.dist import World
+from app.errors import CheckpointError, ConfigError
+from app.record import changes
+from app.state import Run
+from app.summary import position
+from app.weights import load_into
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_folder(cfg: DictConfig, place: Path) -> Path:
+    """`checkpoints/` in the run folder, or below `hooks.checkpoint.out_dir` a folder named after the run."""
+    hook = cfg.hooks.get("checkpoint")
+    root = hook.get("out_dir") if hook is not None else None
+    return Path(root, cfg.name, place.name) if root else place / folder.CHECKPOINTS
+
+
+def choose_seed(cfg: DictConfig, place: Path, source: Path | None, world: World) -> int:
+    """The configured seed; else the one that the checkpoint or the folder holds; else a new one, stored there."""
+    seed = cfg.randomness.seed
+    if seed is None and source is not None:
+        seed = checkpoint.peek(source)["seed"]
+    if seed is None and world.is_main:
+        stored = folder.read_json(place / folder.SEED)
+        seed = stored["seed"] if stored else secrets.randbits(31)
+    seed = world.broadcast(seed)
+    if world.is_main:
+        folder.write_json(place / folder.SEED, {"seed": seed})
+    logger.info("seed %d%s", seed, "" if cfg.randomness.seed is not None else " (randomness.seed=null)")
+    return int(seed)
+
+
+def find_source(cfg: DictConfig, place: Path, checkpoints: Path, world: World) -> Path | None:
+    """The checkpoint to go on from, the same on every rank; None for a fresh start. Says which in one line.
+
+    Raises:
+        ConfigError: a fresh run was asked for in a folder that holds one.
+        CheckpointError: the named checkpoint is missing, or all of the folder's are damaged.
+    """
+    return world.broadcast(_find_source(cfg, place, checkpoints) if world.is_main else None)
+
+
+def _find_source(cfg: DictConfig, place: Path, checkpoints: Path) -> Path | None:
+    if not folder.wants_resume(cfg.resume):
+        if folder.has_checkpoint(place):
+            raise ConfigError(
+                f"{place} already holds a run; use resume=true to continue it, "
+                "or leave hydra.run.dir out (or name another) to start a new one"
+            )
+        return None
+    named = folder.resume_path(cfg.resume, cfg.load_from)
+    if named is not None:
+        source = Path(named)
+        if not source.is_file():
+            raise CheckpointError(f"{'resume' if isinstance(cfg.resume, str) else 'load_from'}={named}: no such file")
+        logger.info("resuming from %s", source)
+        return source
+    found = checkpoint.newest_intact(checkpoints)
+    if found is not None:
+        logger.info("resuming from %s", found)
+    elif cfg.resume == "auto" and cfg.load_from is not None:
+        logger.info(
+            "resume=auto: no checkpoint in %s; starting from the weights of load_from=%s", checkpoints, cfg.load_from
+        )
+    else:
+        logger.info("resume=%s: no checkpoint in %s; starting fresh", str(cfg.resume).lower(), checkpoints)
+    return found
+
+
+def find_tested(cfg: DictConfig, world: World) -> str:
+    """What mode=test evaluates without `load_from`: the named checkpoint, or the newest of the newest run.
+
+    Raises:
+        ConfigError: nothing was named, and there is no run.
+    """
+    named = folder.resume_path(cfg.resume, None)
+    root = Path(cfg.output_root, cfg.name)
+    if named is None and folder.wants_resume(cfg.resume) and (newest := folder.newest_run(root)) is not None:
+        found = world.broadcast(checkpoint.newest_intact(checkpoint_folder(cfg, newest)) if world.is_main else None)
+        named = None if found is None else str(found)
+    if named is None:
+        raise ConfigError(
+            f"mode=test needs a checkpoint: load_from=PATH, or resume=true for the newest of a run below {root}"
+        )
+    return named
+
+
+def restore(run: Run, source: Path) -> None:
+    """Puts the checkpoint into the run and says what has changed since it was saved."""
+    state = checkpoint.load(source)
+    ignored = ("resume", "load_from", "output_root", "trusted_packages", "name")
+    then = yaml.safe_load(state["config"])
+    for key, old, new in changes(then, run.config):
+        if key.split(".")[0] not in ignored:
+            logger.info("changed since the checkpoint: %s = %s (was %s)", key, new, old)
+    for note in checkpoint.restore(run, state, source):
+        logger.warning(note)
+    run.restored_from = source
+    logger.info("restored %s", position(run))
+
+
+def load_weights(run: Run, location: str) -> None:
+    """Takes the weights of `load_from`, the average where the file has one, and reports what matched."""
+    logger.info(load_into(run.state.model, location, "load_from"))
+
+
+def roll_back(run: Run, checkpoints: Path) -> bool:
+    """Returns to the newest intact checkpoint; False when there is none."""
+    checkpoint_hook = run.hooks.get("checkpoint")
+    drain = getattr(checkpoint_hook, "drain", None)
+    if drain is not None:
+        drain()
+    world = run.world
+    found = world.broadcast(checkpoint.newest_intact(checkpoints) if world.is_main else None)
+    if found is None:
+        return False
+    guard = {name: hook.state_dict() for name, hook in run.hooks.items() if name == "nan_guard"}
+    checkpoint.restore(run, checkpoint.load(found), found)
+    for name, state in guard.items():
+        run.hooks[name].load_state_dict(state)
+    run.visualizer.rewind(run.state.progress.step)
+    logger.warning("rolled back to %s, %s", found, position(run))
+    return True
