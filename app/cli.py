@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from app import command_line, folder
 from app.check import require, resolved
-from app.command_line import CommandLine
+from app.command_line import CONF, CommandLine
 from app.composition import compose, explained
 from app.errors import ConfigError, RunError
 from app.inputs import require_inputs
@@ -36,9 +36,6 @@ from app.wording import listed
 
 logger = logging.getLogger(__name__)
 
-_HERE = Path(__file__).resolve().parent
-CONF = next(str(path) for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
-"""The folder of config files: beside the package in a checkout, inside it in a wheel."""
 BUG, INTERRUPTED = 70, 130
 
 
@@ -93,7 +90,7 @@ def session(line: CommandLine) -> Iterator[tuple[Hydra, Any]]:
     register()
     folder.register_resolver()
     options = get_args_parser().parse_args([*line.flags, *line.settings])
-    search_path = create_config_search_path(options.config_path or CONF)
+    search_path = create_config_search_path(options.config_path or str(CONF))
     if options.config_dir is not None:
         own = Path(options.config_dir).resolve()
         if not own.is_dir():

@@ -6,12 +6,16 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from app.errors import ConfigError
 from app.schema.hooks import HOOKS
 from app.schema.runtime import BACKENDS
 from app.suggest import did_you_mean
 
+_HERE = Path(__file__).resolve().parent
+CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
+"""The folder of config files: beside the package in a checkout, inside it in a wheel."""
 FLAGS = {
     "--help": 0, "-h": 0, "--hydra-help": 0, "--version": 0, "--resolve": 0, "--run": 0, "-r": 0,
     "--multirun": 0, "-m": 0, "--shell-completion": 0, "-sc": 0, "--cfg": 1, "-c": 1, "--package": 1, "-p": 1,

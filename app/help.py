@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
+from app.command_line import CONF
 from app.documentation import Key, documentation, keys_of
 from app.errors import ConfigError
 from app.schema import GROUPS
@@ -17,7 +17,6 @@ from app.schema.root import AppConf
 from app.suggest import did_you_mean
 
 WIDTH = 110
-CONF = next(p for p in (Path(__file__).with_name("conf"), Path(__file__).parent.with_name("conf")) if p.is_dir())
 ABOUT = """\
 Trains, validates and tests an image classifier from one composed configuration.
 

@@ -13,7 +13,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import app
-from app.cli import CONF
+from app.command_line import CONF
 from app.schema import GROUPS, register
 from app.schema.data import DataConf
 from app.schema.hooks import HOOKS
@@ -25,7 +25,7 @@ LAYERS = (
     "__main__ cli",
     "launch report composition help completion run",
     "explain",
-    "check command_line inputs build",
+    "check command_line inputs build resume summary trial",
     "rules data_rules hook_rules arguments engine hooks",
     "hooks.base checkpoint provenance",
     "data models visualizer metrics optim schedule loss saver weights compatibility",
@@ -152,7 +152,7 @@ def test_every_option_and_experiment_composes() -> None:
     importlib.import_module("app.folder").register_resolver()
     importlib.import_module("app.launch.plugins").register()
     groups: dict[str, list[str]] = {}
-    for path in sorted(Path(CONF).rglob("*.yaml")):
+    for path in sorted(CONF.rglob("*.yaml")):
         groups.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
     experiments = groups.pop("experiment")
     assert {".", "model", "hydra/launcher"} < set(groups)
@@ -161,13 +161,13 @@ def test_every_option_and_experiment_composes() -> None:
     for turn in range(max(map(len, groups.values()))):  # an option of each group at a time
         signs = {"hooks": "+", "visualizer": "+"}
         rounds.append([f"{signs.get(g, '')}{g}={names[turn % len(names)]}" for g, names in groups.items()])
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         for settings in rounds:
             compose("config", settings)
 
 
 def test_every_schema_has_a_file_and_every_file_a_schema() -> None:
     for group, nodes in GROUPS.items():
-        names = {path.stem for path in (Path(CONF) / group).glob("*.yaml")} - {"default"}
+        names = {path.stem for path in (CONF / group).glob("*.yaml")} - {"default"}
         presets = {"mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"} if group == "data" else set()
         assert names - presets == set(nodes) - ({"torchvision"} if group == "data" else set()), group

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from app import folder
 from app.check import check, require, resolved
-from app.cli import CONF
+from app.command_line import CONF
 from app.errors import ConfigError
 from app.launch.plugins import register as register_launchers
 from app.limits import check_limits, range_text
@@ -26,6 +26,7 @@ NEEDED = {
     "optim=custom": ["optim._target_=torch.optim.SGD"],
     "optim=torch": ["optim.name=NAdam"],
     "schedule=custom": ["schedule._target_=app.schedule.constant"],
+    "schedule=torch": ["schedule.scheduler={_target_: torch.optim.lr_scheduler.ConstantLR}"],
     "schedule=multistep": ["schedule.milestones=[2,3]"],
 }
 
@@ -36,7 +37,7 @@ def composed() -> Iterator[Compose]:
     register()
     folder.register_resolver()
     register_launchers()
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda *settings: compose("config", list(settings), return_hydra_config=True)
 
 

@@ -1,9 +1,13 @@
-"""Every key of the configuration: its type, default, range and documentation, once. Imports neither torch nor numpy."""
+"""Every key of the configuration: its type, default, range and documentation, once. Imports neither torch nor numpy.
 
-from functools import cache
+Sections are never compared or printed, and making the methods for it would be half of what they add to every start.
+"""
+
+from functools import cache, partial
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from app.schema.data import DATA
 from app.schema.hooks import HOOKS
@@ -11,6 +15,7 @@ from app.schema.model import MODELS
 from app.schema.optim import OPTIMS, SCHEDULES
 from app.schema.root import AppConf
 from app.schema.runtime import BACKENDS
+from app.schema.store import store_lazily
 
 GROUPS: dict[str, dict[str, type]] = {
     "model": MODELS,
@@ -26,10 +31,13 @@ GROUPS: dict[str, dict[str, type]] = {
 @cache
 def register() -> None:
     """Puts the schema into Hydra's store; a second call changes nothing."""
-    store = ConfigStore.instance()
-    store.store(name="app_schema", node=AppConf)
+    ConfigStore.instance().store(name="app_schema", node=AppConf)
     for group, nodes in GROUPS.items():
         for name, node in nodes.items():
-            # a custom section stays untyped: to a typed one no file could add the arguments of a class of the user's
-            plain = OmegaConf.to_container(OmegaConf.structured(node)) if name == "custom" else node
-            store.store(group=f"schema/{group}", name=name, node=plain)
+            store_lazily(f"schema/{group}", name, partial(_untyped if name == "custom" else OmegaConf.structured, node))
+
+
+def _untyped(schema: type) -> DictConfig:
+    """A section for a class of the user's: to a typed one no file could add that class's arguments."""
+    plain: Any = OmegaConf.to_container(OmegaConf.structured(schema))
+    return DictConfig(plain)
