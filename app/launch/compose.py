@@ -17,6 +17,9 @@ from app.launch import sweep
 from app.launch.job import DONE_STATE, Job, finished, read_records
 from app.launch.point import identity, identity_keys, parse, swept
 
+CONTINUE = (True, "true", "auto")
+"""Values of `resume` that a sweep takes for itself; a path is passed on to its jobs."""
+
 
 class RememberingLoader:
     """Hydra's config loader, composing each point once: a sweeper composes all of them first, to see if they can be."""
@@ -49,7 +52,7 @@ def place(context: HydraContext, master: DictConfig, at_work: Callable[[Path], b
     explicit = any(parse(item).key == "hydra.sweep.dir" for item in master.hydra.overrides.hydra)
     keys = _keys(master, command_line)
     first = loader.load_sweep_config(master, _first_point(command_line))
-    resume = first.get("resume") not in (None, False, "false")
+    resume = first.get("resume") in CONTINUE
     root = Path(first.output_root, first.name)
     folder = Path(master.hydra.sweep.dir) if explicit else sweep.choose(root, keys, True)
     if not resume and at_work(folder):
@@ -107,8 +110,10 @@ def _settle(job: Job, master: DictConfig, record: dict[str, Any] | None) -> None
         config.hydra.sweep.subdir = job.name
         config.hydra.job.id = str(job.number)
         config.hydra.job.num = job.number
-        if "resume" in config:
-            config.resume = "auto" if record or has_checkpoint(job.folder) else False
+        if record or has_checkpoint(job.folder):
+            config.resume = "auto"
+        elif config.get("resume") in CONTINUE:
+            config.resume = False
     if record is None:
         return
     job.launches = record["launches"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,6 @@ class Job:
     """The last error line."""
     exit_code: int = 0
     seconds: float = 0.0
-    extra: dict[str, Any] = field(default_factory=dict)
-    """What a launcher wants to remember: the SLURM job."""
 
     @property
     def name(self) -> str:
@@ -70,7 +68,6 @@ class Job:
             "exit_code": self.exit_code,
             "launches": self.launches,
             "seconds": round(self.seconds, 3),
-            **self.extra,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / RECORD, record)

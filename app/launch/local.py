@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from app.errors import RunError
 from app.launch.compose import compose
 from app.launch.job import DONE_STATE, FAILED, PICKLE, RESULT, Job
 from app.launch.queue import Queue, StopRequest
-from app.launch.slots import Slot, cores, environment, make_slots
+from app.launch.slots import Slot, environment, make_slots, threads_of
 from app.launch.starter import choose_starter
 from app.launch.sweep import held, summary_error
 from app.launch.watch import make_watcher
@@ -61,11 +60,11 @@ def run(
         (job.folder / PICKLE).write_bytes(pack(job.config, task))
         job.write_record()
     ranks = options["processes_per_job"] or max(1, len(slots[0].gpus))
-    threads = options["threads_per_process"]
+    threads = threads_of(options["threads_per_process"], max(1, min(len(slots), len(waiting))) * ranks)
     ports = {job.number: free_port() for job in waiting} if ranks > 1 else {}
 
     def rank_environment(job: Job, slot: Slot, rank: int) -> dict[str, str]:
-        values = environment(slot, threads, min(len(slots), len(waiting)) * ranks)
+        values = environment(slot, threads)
         if ranks > 1:
             values |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             values |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
@@ -76,14 +75,13 @@ def run(
     with stop.listening(), make_watcher(jobs, folder) as watcher:
         if not waiting:
             return stop
-        default_threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // (len(slots) * ranks))))
         spawns = any(_start_method(job.config) != "fork" for job in waiting)
         starter, how = choose_starter(
             options["start"],
             rank_environment,
             lock,
             [name_of(task).split(":")[0], *options["preload"]],
-            str(threads or default_threads),
+            threads,
             spawns,
         )
         watcher.message(f"{len(waiting)} jobs on {len(slots)} slots, started {how}")

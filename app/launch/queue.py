@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -101,7 +101,6 @@ class Queue:
     stop: StopRequest
     ranks: int = 1
     grace_seconds: float = 60.0
-    clock: Callable[[], float] = time.monotonic
     running: dict[int, Running] = field(default_factory=dict)
     stopping: bool = False
 
@@ -158,13 +157,13 @@ class Queue:
                 entry.kill_at = -1.0
 
     def _ask_to_leave(self, entry: Running) -> None:
-        entry.kill_at = self.clock() + self.grace_seconds
+        entry.kill_at = time.monotonic() + self.grace_seconds
         for rank in entry.alive:
             self.starter.signal((entry.job.number, rank), signal.SIGTERM)
 
     def _kill_overdue(self) -> None:
         for entry in self.running.values():
-            if entry.kill_at is not None and self.clock() > entry.kill_at:
-                entry.kill_at = self.clock() + 5.0
+            if entry.kill_at is not None and time.monotonic() > entry.kill_at:
+                entry.kill_at = time.monotonic() + 5.0
                 for rank in entry.alive:
                     self.starter.signal((entry.job.number, rank), signal.SIGKILL)

@@ -76,11 +76,12 @@ def gpu_ids(gpus: Any) -> list[str]:
     raise ConfigError(f"hydra.launcher.gpus must be auto or a list of GPU ids such as [0,1], got {gpus!r}")
 
 
-def environment(slot: Slot, threads: int | None, processes: int) -> dict[str, str]:
-    """What each process of a job in `slot` gets: its GPUs and nobody else's, and its share of the cores."""
-    values = {"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus)}
-    if threads is not None:
-        values |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    elif "OMP_NUM_THREADS" not in os.environ:
-        values["OMP_NUM_THREADS"] = str(max(1, cores() // processes))
-    return values
+def threads_of(asked: int | None, processes: int) -> int:
+    """Threads of each of so many processes: as asked, else OMP_NUM_THREADS, else their share of the cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return asked or (int(given) if given.isdigit() else max(1, cores() // processes))
+
+
+def environment(slot: Slot, threads: int) -> dict[str, str]:
+    """What each process of a job in `slot` gets: its GPUs and nobody else's, and its threads."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(slot.gpus), "OMP_NUM_THREADS": str(threads)}

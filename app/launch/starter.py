@@ -99,6 +99,10 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+END: list[dict[str, Any]] = [{"unsafe": "it ended during its imports"}]
+"""What is read from a zygote that is gone."""
+
+
 class ZygoteError(RuntimeError):
     """The zygote must not fork: the message says why."""
 
@@ -110,7 +114,7 @@ class ZygoteStarter:
         ZygoteError: after its imports the zygote has threads or a GPU context, or it failed.
     """
 
-    def __init__(self, environment: Environment, inherited_fd: int, preload: list[str], threads: str) -> None:
+    def __init__(self, environment: Environment, inherited_fd: int, preload: list[str], threads: int) -> None:
         self._environment = environment
         self._inherited_fd = inherited_fd
         self._running: set[Key] = set()
@@ -118,10 +122,11 @@ class ZygoteStarter:
         self._fresh: FreshStarter | None = None
         self._control, theirs = socket.socketpair()
         with theirs:
+            # Both are read once, when the libraries are loaded; OpenBLAS would start its threads then.
             self._zygote = subprocess.Popen(
                 [sys.executable, "-m", "app.launch.zygote", str(theirs.fileno()), str(os.getpid()), *preload],
                 stdin=subprocess.DEVNULL,
-                env={**python_environment(), "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+                env={**python_environment(), "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,
                 pass_fds=[theirs.fileno(), inherited_fd],
             )
@@ -186,11 +191,8 @@ class ZygoteStarter:
         return END
 
 
-END: list[dict[str, Any]] = [{"unsafe": "it ended during its imports"}]
-
-
 def choose_starter(
-    start: str, environment: Environment, inherited_fd: int, preload: list[str], threads: str, spawns: bool
+    start: str, environment: Environment, inherited_fd: int, preload: list[str], threads: int, spawns: bool
 ) -> tuple[Starter, str]:
     """The starter for `hydra.launcher.start`, and in words how jobs start and why."""
     if start == "fresh" or (start == "auto" and spawns):

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import os
 import signal
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def test_a_killed_launcher_leaves_no_orphan(toy, start: str) -> None:
     toy.wait_for(lambda: toy.count("ready") == 2)
     process.kill()
     process.communicate()
+    toy.wait_for(lambda: toy.count("saved") == 2)
+
+
+def test_a_killed_zygote_fails_its_jobs_and_the_rest_start_fresh(toy) -> None:
+    process = toy.start(sweep_over([ENDLESS, ENDLESS + 1, 5, 6]), gpus="0,1")
+    toy.wait_for(lambda: toy.count("ready") == 2)
+    (zygote,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(zygote), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    states = {name: record["state"] for name, record in toy.records().items()}
+    assert sorted(states.values()) == ["done", "done", "failed", "failed"], output
     toy.wait_for(lambda: toy.count("saved") == 2)
 
 

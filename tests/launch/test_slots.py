@@ -1,12 +1,11 @@
 """Slots from GPUs and cores."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from app.errors import ConfigError
-from app.launch.slots import cores, environment, make_slots, visible_gpus
+from app.launch.slots import cores, environment, make_slots, threads_of, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -61,9 +60,15 @@ def test_what_cannot_be(arguments: tuple, message: str) -> None:
 
 
 def test_threads_are_divided_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    (slot,) = make_slots([3], 1, 1, None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert environment(slot, None, 1) == {"CUDA_VISIBLE_DEVICES": "3", "OMP_NUM_THREADS": str(cores())}
-    assert environment(slot, 5, 1)["OMP_NUM_THREADS"] == "5"
-    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "7")
-    assert "OMP_NUM_THREADS" not in environment(slot, None, 1)
+    assert threads_of(None, 1) == cores()
+    assert threads_of(None, 10 * cores()) == 1
+    assert threads_of(5, 2) == 5
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert threads_of(None, 2) == 7
+
+
+def test_a_job_sees_its_own_gpus_only() -> None:
+    slots = make_slots([3, 4, 5, 6], 2, 1, None)
+    assert [environment(slot, 1)["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["3,4", "5,6"]
+    assert environment(make_slots([], 1, 1, 1)[0], 1)["CUDA_VISIBLE_DEVICES"] == ""

@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from app.cli import CONF
+from app.command_line import CONF
 from app.errors import DataError
 from app.launch import plugins
 from app.schema import register
@@ -20,7 +20,7 @@ KILLED, RAISING, LEAVING, ENDLESS, REQUEUED = 100_000, 200_000, 300_000, 400_000
 """What a job does whose batch size is this or a little more, instead of sleeping that many milliseconds."""
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(config: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     kind = config.data.batch_size // 100_000 * 100_000
