@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,11 @@ from app.errors import CheckpointError
 from app.hooks.base import Hook
 from app.parallel import like, local
 from app.state import Run, StepInfo
+
+MOST_OF_THE_START = 0.05
+"""An average that holds more than this of the weights it began with is not worth evaluating."""
+
+logger = logging.getLogger(__name__)
 
 
 class EMA(Hook):
@@ -50,6 +56,13 @@ class EMA(Hook):
 
     def attach(self, run: Run) -> None:
         self.model = run.state.model
+        left = (1 - self.momentum) ** run.total_steps
+        if self.kind == "exponential" and left > MOST_OF_THE_START:
+            logger.warning(
+                "hooks.ema.momentum=%g is small for %d steps: at the end %.0f %% of the average are still the first "
+                "weights; try hooks.ema.momentum=%.1g",
+                self.momentum, run.total_steps, 100 * left, min(10 / run.total_steps, 0.5),
+            )  # fmt: skip
         self.persistent = self.model.state_dict().keys()
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         self.averaged = [name for name, parameter in parameters.items() if parameter.dtype.is_floating_point]
