@@ -1,11 +1,12 @@
 """The nearest valid spelling."""
 
 from collections.abc import Collection, Iterable
-from difflib import get_close_matches
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """The one of `words` that `word` was most likely meant to be, or None."""
+    from difflib import get_close_matches  # only an error needs it
+
     candidates = list(words)
     folded = {candidate.lower(): candidate for candidate in reversed(candidates)}
     swapped = [candidate for candidate in candidates if sorted(candidate.lower()) == sorted(word.lower())]

@@ -1,8 +1,6 @@
 """Reads `data.augment` and `data.batch_augment`; imports neither torch nor torchvision."""
 
-import ast
 import dataclasses
-import difflib
 import importlib.util
 import types
 from collections.abc import Mapping
@@ -119,6 +117,8 @@ def _checked(value: Any, hint: Any, limits: types.MappingProxyType[Any, Any], ke
 
 def _torchvision_names() -> list[str]:
     """The classes that torchvision.transforms.v2 exports, read from its source: importing it takes seconds."""
+    import ast
+
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return []
@@ -129,6 +129,8 @@ def _torchvision_names() -> list[str]:
 
 
 def _nearest(name: str, names: list[str]) -> str:
+    import difflib
+
     by_lower = {known.lower(): known for known in reversed(names)}  # ours before torchvision's
     near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3)]
     return f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(names[:12])}"

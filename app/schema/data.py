@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from app.schema.knob import knob
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DataConf:
     """What every data set has."""
 
@@ -54,7 +54,7 @@ class DataConf:
     """Likewise for validation."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DigitsConf(DataConf):
     """scikit-learn's 1,797 handwritten digits of 8x8 pixels; they come with the package."""
 
@@ -63,7 +63,7 @@ class DigitsConf(DataConf):
     """Part of the images that is held out for validation, the same share of each class, always the same ones."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TorchvisionDataConf(DataConf):
     """A data set that torchvision reads."""
 
@@ -76,7 +76,7 @@ class TorchvisionDataConf(DataConf):
     """Fetch what is missing into root."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class FolderConf(DataConf):
     """JPEG or PNG files, one folder per class."""
 
@@ -99,7 +99,7 @@ class FolderConf(DataConf):
     """Keep decoded, resized images in a file beside the run folders, for data that fits on disk."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class FakeConf(DataConf):
     """Random images with learnable classes, for tests and benchmarks."""
 
@@ -116,7 +116,7 @@ class FakeConf(DataConf):
     """Side in pixels."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class CropConf:
     """Shift the image by up to `padding` pixels, filling with `fill`."""
 
@@ -126,7 +126,7 @@ class CropConf:
     """Grey level that fills the border."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ProbConf:
     """With probability `prob`."""
 
@@ -134,7 +134,7 @@ class ProbConf:
     """Probability of each image."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class EraseConf:
     """Blank a square of the image."""
 
@@ -144,7 +144,7 @@ class EraseConf:
     """Side of the square, as part of the image's."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RotateConf:
     """Turn the image."""
 
@@ -152,7 +152,7 @@ class RotateConf:
     """Greatest angle."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ResizedCropConf:
     """Crop a random part and resize it to image_size."""
 
@@ -162,7 +162,7 @@ class ResizedCropConf:
     """Range of the crop's aspect ratio."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ColorConf:
     """Change brightness, contrast, saturation and hue."""
 
@@ -176,7 +176,7 @@ class ColorConf:
     """Strength."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RandAugmentConf:
     """RandAugment (arXiv:1909.13719), torchvision's."""
 
@@ -186,7 +186,7 @@ class RandAugmentConf:
     """Strength of all of them."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class AugMixConf:
     """AugMix (arXiv:1912.02781), torchvision's."""
 
@@ -194,7 +194,7 @@ class AugMixConf:
     """Strength."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class PolicyConf:
     """An augmentation without settings."""
 
@@ -215,7 +215,7 @@ AUGMENTS: dict[str, type] = {
 """Names of `data.augment`, in the order in which they are applied; others must be class names of torchvision.transforms.v2."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MixConf:
     """mixup (arXiv:1710.09412) or cutmix (arXiv:1905.04899)."""
 

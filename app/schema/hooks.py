@@ -21,7 +21,7 @@ PRIORITIES = {
 """The names that `hooks.NAME.priority` takes beside a number; lower runs first (MMEngine's table)."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class HookConf:
     """What every hook has."""
 
@@ -31,7 +31,7 @@ class HookConf:
     """Place in the call order: 0 to 100, or HIGHEST, VERY_HIGH, HIGH, ABOVE_NORMAL, NORMAL, BELOW_NORMAL, LOW, VERY_LOW, LOWEST; lower runs first."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class CheckpointConf(HookConf):
     """Save the whole training state, durably."""
 
@@ -63,7 +63,7 @@ class CheckpointConf(HookConf):
     """Write in the background; the loop waits for the snapshot only."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LoggerConf(HookConf):
     """One line of numbers every so many iterations, to console, file and trackers."""
 
@@ -73,14 +73,14 @@ class LoggerConf(HookConf):
     """A line every so many iterations; the last iteration of the run and of an epoch shorter than this is always logged."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ClassNumCheckConf(HookConf):
     """Compare the model's outputs with the data set's classes before training."""
 
     _target_: str = "app.hooks.class_num_check.ClassNumCheck"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class PreemptConf(HookConf):
     """On SIGTERM, SIGINT, SIGUSR1, SIGUSR2 or SIGHUP: finish the step, save, leave; a second Ctrl-C leaves at once."""
 
@@ -88,7 +88,7 @@ class PreemptConf(HookConf):
     priority: int | str = "HIGHEST"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class VisualizationConf(HookConf):
     """Draw predictions on a fixed set of validation images at every validation."""
 
@@ -109,7 +109,7 @@ class VisualizationConf(HookConf):
     """Write the single pictures into this folder too. null: only to the visualizer backends."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class EMAConf(HookConf):
     """Keep an average of the weights and validate on it."""
 
@@ -134,7 +134,7 @@ class EMAConf(HookConf):
     """Validate on the raw weights as well; with both, these metrics end in `_origin`."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class SyncBuffersConf(HookConf):
     """Average all ranks' buffers before validation and at the end of an epoch."""
 
@@ -142,7 +142,7 @@ class SyncBuffersConf(HookConf):
     priority: int | str = "ABOVE_NORMAL"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class EmptyCacheConf(HookConf):
     """Give the CUDA cache back; nothing happens on a CPU."""
 
@@ -155,7 +155,7 @@ class EmptyCacheConf(HookConf):
     """After each iteration."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class EarlyStopConf(HookConf):
     """Stop when a metric no longer improves; the last checkpoint is saved."""
 
@@ -175,7 +175,7 @@ class EarlyStopConf(HookConf):
     """Stop as soon as the metric is at least this good. null: off."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class NanGuardConf(HookConf):
     """What to do when the loss or the gradients are not finite."""
 
@@ -191,7 +191,7 @@ class NanGuardConf(HookConf):
     """After so many rollbacks the run stops."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class PreciseBNConf(HookConf):
     """Recompute batch-norm statistics on training data before validation."""
 
@@ -203,7 +203,7 @@ class PreciseBNConf(HookConf):
     """At every so many validations."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class SwitchRecipeConf(HookConf):
     """Change the augmentation or the loss from an epoch on; replayed on resume."""
 
@@ -213,7 +213,7 @@ class SwitchRecipeConf(HookConf):
     """A list of {epoch: first epoch (0-based), augment: like data.augment, batch_augment: like data.batch_augment, loss: like loss}."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ProfilerConf(HookConf):
     """A torch.profiler trace into the run folder."""
 

@@ -6,7 +6,7 @@ from typing import Any
 from app.schema.knob import knob
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LocalLauncherConf:
     """A queue of jobs over the GPUs of this machine, or over its cores where it has none."""
 
@@ -31,7 +31,7 @@ class LocalLauncherConf:
     """After Ctrl-C: time for the jobs to save and leave before they are killed; a second Ctrl-C kills at once."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class SlurmLauncherConf:
     """One SLURM job per point of the sweep, as a job array; nodes x tasks_per_node processes make one distributed run."""
 
@@ -77,7 +77,7 @@ class SlurmLauncherConf:
 LAUNCHERS: dict[str, type] = {"local": LocalLauncherConf, "slurm": SlurmLauncherConf}
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class OptunaSweeperConf:
     """Search with Optuna instead of a grid: `optim.lr=tag(log,interval(1e-4,1e-1))`, `model.width=range(8,65,8)`, `optim=sgd,adamw`."""
 

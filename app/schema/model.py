@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from app.schema.knob import knob
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class InitConf:
     """Pretrained weights that a new model starts from; not read when a checkpoint is resumed."""
 
@@ -18,7 +18,7 @@ class InitConf:
     """Take only the entries that begin with this (`backbone.`), without it."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ModelConf:
     """What every model has."""
 
@@ -31,14 +31,14 @@ class ModelConf:
     init: InitConf = field(default_factory=InitConf)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LeNet5Conf(ModelConf):
     """LeNet-5 (LeCun et al., 1998) with ReLU and max-pooling, for 28x28 or 32x32 images."""
 
     _target_: str = "app.models.lenet.LeNet5"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class SmallCNNConf(ModelConf):
     """Three convolutions with batch norm and a global pool; for images from 8x8 up."""
 
@@ -49,7 +49,7 @@ class SmallCNNConf(ModelConf):
     """Dropout before the last layer."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MLPConf(ModelConf):
     """A multilayer perceptron on flattened images."""
 
@@ -62,7 +62,7 @@ class MLPConf(ModelConf):
     """Dropout after each hidden layer."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ResNetCifarConf(ModelConf):
     """torchvision's ResNet with a 3x3 stem and no first pooling, for 32x32 images."""
 
@@ -71,7 +71,7 @@ class ResNetCifarConf(ModelConf):
     """Layers."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TorchvisionModelConf(ModelConf):
     """Any classification model of torchvision by its name."""
 
@@ -92,7 +92,7 @@ MODELS: dict[str, type] = {
 }
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LossConf:
     """What the model is trained to lessen."""
 
@@ -102,7 +102,7 @@ class LossConf:
     """Part of the target mass spread over all classes."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MetricsConf:
     """What an evaluation reports, besides its mean loss."""
 

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from app.schema.knob import knob
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LRScalingConf:
     """Scale lr linearly with the global batch (arXiv:1706.02677)."""
 
@@ -18,7 +18,7 @@ class LRScalingConf:
     """Images per step that lr is meant for."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class OptimConf:
     """What every optimizer has."""
 
@@ -39,7 +39,7 @@ class OptimConf:
     """A mapping with more arguments of the class. null: none."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class SGDConf(OptimConf):
     """Stochastic gradient descent with momentum."""
 
@@ -54,7 +54,7 @@ class SGDConf(OptimConf):
     """Weight decay, of weights; of norms and biases only with decay_norm_bias."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class AdamConf(OptimConf):
     """Adam (arXiv:1412.6980)."""
 
@@ -67,7 +67,7 @@ class AdamConf(OptimConf):
     """Added to the denominator."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class AdamWConf(AdamConf):
     """AdamW (arXiv:1711.05101)."""
 
@@ -76,7 +76,7 @@ class AdamWConf(AdamConf):
     """Weight decay, of weights; of norms and biases only with decay_norm_bias."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RMSpropConf(OptimConf):
     """RMSprop."""
 
@@ -89,7 +89,7 @@ class RMSpropConf(OptimConf):
     """Decay of the running average of the square."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TorchOptimConf(OptimConf):
     """Any optimizer of torch.optim by its name; its own arguments go into `args`."""
 
@@ -110,7 +110,7 @@ OPTIMS: dict[str, type] = {
 }
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ScheduleConf:
     """The factor on lr as a function of the step; lengths are in epochs (iterations when train.by_epoch=false)."""
 
@@ -122,14 +122,14 @@ class ScheduleConf:
     """Factor that the warm-up begins with."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ConstantConf(ScheduleConf):
     """lr as it is."""
 
     _target_: str = "app.schedule.constant"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class StepConf(ScheduleConf):
     """Multiply by gamma every `size`."""
 
@@ -140,7 +140,7 @@ class StepConf(ScheduleConf):
     """Factor of a stair."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MultiStepConf(ScheduleConf):
     """Multiply by gamma at each milestone."""
 
@@ -151,7 +151,7 @@ class MultiStepConf(ScheduleConf):
     """Factor of a stair."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class CosineConf(ScheduleConf):
     """Half a cosine from 1 to `final` (arXiv:1608.03983, without restarts)."""
 
@@ -160,7 +160,7 @@ class CosineConf(ScheduleConf):
     """Factor at the end."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class PolyConf(ScheduleConf):
     """(1 - t) ** power, down to `final`."""
 
@@ -171,7 +171,7 @@ class PolyConf(ScheduleConf):
     """Factor at the end."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ExponentialConf(ScheduleConf):
     """Multiply by gamma every epoch (iteration), smoothly."""
 
@@ -180,7 +180,7 @@ class ExponentialConf(ScheduleConf):
     """Factor of one epoch (iteration)."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class OneCycleConf(ScheduleConf):
     """Up to lr, then down to nothing, along cosines (arXiv:1708.07120)."""
 
@@ -193,7 +193,7 @@ class OneCycleConf(ScheduleConf):
     """lr ends at lr / start_div / final_div."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class PlateauConf(ScheduleConf):
     """Multiply by gamma when a metric has stopped improving."""
 
@@ -212,7 +212,7 @@ class PlateauConf(ScheduleConf):
     """Least factor."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TorchScheduleConf(ScheduleConf):
     """Any scheduler of torch, made with its own arguments."""
 

@@ -10,7 +10,7 @@ from app.schema.model import LossConf, MetricsConf
 from app.schema.runtime import EnvConf, LoggingConf, RandomnessConf
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TrainConf:
     """How long to train, when to validate, and what one step is."""
 
@@ -32,7 +32,7 @@ class TrainConf:
     """Autocast: off, bf16 or fp16 (with loss scaling); on CPU as well."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class AppConf:
     """One experiment."""
 

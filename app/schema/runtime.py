@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from app.schema.knob import knob
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RandomnessConf:
     """Where random numbers come from."""
 
@@ -20,7 +20,7 @@ class RandomnessConf:
     """Give each rank its own seed for dropout and the like (each rank's draws differ in any case; this changes the seed itself)."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LoggingConf:
     """What is logged, and how values are smoothed."""
 
@@ -36,7 +36,7 @@ class LoggingConf:
     """A live progress display; auto: on a terminal."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MPConf:
     """Processes and threads."""
 
@@ -48,7 +48,7 @@ class MPConf:
     """Threads of torch in this process. null: torch's choice, divided among the ranks of a machine."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class DistConf:
     """Several processes in one run."""
 
@@ -68,7 +68,7 @@ class DistConf:
     """Rendezvous port, likewise."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class EnvConf:
     """The machine and the process."""
 
@@ -86,7 +86,7 @@ class EnvConf:
     dist: DistConf = field(default_factory=DistConf)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class BackendConf:
     """What every visualizer backend has."""
 
@@ -94,7 +94,7 @@ class BackendConf:
     """The class to build."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LocalBackendConf(BackendConf):
     """scalars.jsonl, pictures, tables and a self-contained page in vis_data/."""
 
@@ -103,7 +103,7 @@ class LocalBackendConf(BackendConf):
     """Write report.html, a page with curves and pictures that needs no network."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class TensorBoardConf(BackendConf):
     """TensorBoard event files in vis_data/tensorboard."""
 
@@ -112,7 +112,7 @@ class TensorBoardConf(BackendConf):
     """How often events are written out."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class WandbConf(BackendConf):
     """Weights & Biases; the key comes from WANDB_API_KEY or `wandb login`, never from the config."""
 
@@ -131,7 +131,7 @@ class WandbConf(BackendConf):
     """Tags."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class MlflowConf(BackendConf):
     """MLflow; needs the extra `mlflow`."""
 
