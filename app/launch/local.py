@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from app.launch.compose import compose
 from app.launch.job import DONE_STATE, FAILED, PICKLE, RESULT, Job
 from app.launch.queue import Queue, StopRequest
 from app.launch.slots import Slot, environment, make_slots, threads_of
-from app.launch.starter import choose_starter
+from app.launch.starter import Environment, choose_starter
 from app.launch.sweep import held, summary_error
 from app.launch.watch import make_watcher
 from app.launch.worker import name_of, pack
@@ -54,44 +55,52 @@ def run(
 ) -> StopRequest:
     """Queues the jobs that are not done; returns whether it was asked to stop."""
     waiting = [job for job in jobs if job.state != DONE_STATE]
-    for job in waiting:
+    ranks = options["processes_per_job"] or max(1, len(slots[0].gpus))
+    threads = threads_of(options["threads_per_process"], max(1, min(len(slots), len(waiting))) * ranks)
+    preload = [name_of(task).split(":")[0], *options["preload"]]
+    spawns = any(_start_method(job.config) != "fork" for job in waiting)
+    stop = StopRequest()
+    with stop.listening(), make_watcher(jobs, folder) as watcher, prepared(waiting, task):
+        if waiting:
+            place = rank_environment(threads, ranks)
+            starter, how = choose_starter(options["start"], place, lock, preload, threads, spawns)
+            watcher.message(f"{len(waiting)} jobs on {len(slots)} slots, started {how}")
+            try:
+                Queue(slots, starter, watcher, stop, ranks, options["grace_seconds"]).run(waiting)
+            finally:
+                starter.close()
+    return stop
+
+
+@contextmanager
+def prepared(jobs: Sequence[Job], task: TaskFunction) -> Iterator[None]:
+    """Each job's folder has what its processes read at their start."""
+    for job in jobs:
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / RESULT).unlink(missing_ok=True)
         (job.folder / PICKLE).write_bytes(pack(job.config, task))
         job.write_record()
-    ranks = options["processes_per_job"] or max(1, len(slots[0].gpus))
-    threads = threads_of(options["threads_per_process"], max(1, min(len(slots), len(waiting))) * ranks)
-    ports = {job.number: free_port() for job in waiting} if ranks > 1 else {}
+    try:
+        yield
+    finally:
+        for job in jobs:
+            (job.folder / PICKLE).unlink(missing_ok=True)
 
-    def rank_environment(job: Job, slot: Slot, rank: int) -> dict[str, str]:
+
+def rank_environment(threads: int, ranks: int) -> Environment:
+    """What a rank of a job in a slot gets: GPUs, threads, and the other ranks' address."""
+    ports: dict[int, int] = {}
+
+    def of(job: Job, slot: Slot, rank: int) -> dict[str, str]:
         values = environment(slot, threads)
         if ranks > 1:
+            port = free_port() if rank == 0 else ports[job.number]
+            ports[job.number] = port
             values |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-            values |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
-            values |= {"MASTER_PORT": str(ports[job.number])}
+            values |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         return values
 
-    stop = StopRequest()
-    with stop.listening(), make_watcher(jobs, folder) as watcher:
-        if not waiting:
-            return stop
-        spawns = any(_start_method(job.config) != "fork" for job in waiting)
-        starter, how = choose_starter(
-            options["start"],
-            rank_environment,
-            lock,
-            [name_of(task).split(":")[0], *options["preload"]],
-            threads,
-            spawns,
-        )
-        watcher.message(f"{len(waiting)} jobs on {len(slots)} slots, started {how}")
-        try:
-            Queue(slots, starter, watcher, stop, ranks, options["grace_seconds"]).run(waiting)
-        finally:
-            starter.close()
-            for job in waiting:
-                (job.folder / PICKLE).unlink(missing_ok=True)
-    return stop
+    return of
 
 
 def _start_method(config: DictConfig) -> str:
