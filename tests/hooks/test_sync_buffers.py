@@ -36,7 +36,7 @@ def test_buffers_are_the_mean_over_the_ranks() -> None:
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(two_ranks, (folder,), nprocs=2)  # type: ignore[no-untyped-call]
         one, two = (torch.load(f"{folder}/{rank}.pt") for rank in (0, 1))
-    assert not torch.equal(one["none"]["eval"][0], two["none"]["eval"][0])
+    assert torch.equal(two["none"]["eval"][0], one["none"]["step"][2])  # without the hook: the main rank's
     first = [one["sync"]["step"][2], two["sync"]["step"][2]]
     assert not torch.equal(*first)
     torch.testing.assert_close(one["sync"]["eval"][0], (first[0] + first[1]) / 2)
