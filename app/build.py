@@ -29,7 +29,7 @@ from app.metric_names import metric_rules, resolve, resolve_rule
 from app.metrics import Metrics
 from app.optim import build_optimizer
 from app.parallel import parallel, synchronised
-from app.record import plain
+from app.record import plain, values
 from app.rng import mix
 from app.schema.data import DataConf
 from app.speed import compile_forward, set_layout
@@ -73,7 +73,7 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
     amp = amp_mode(cfg.train.amp)
     set_layout(model, cfg.env.channels_last, world.device, amp)
     forward = parallel(model, compile_forward(model, cfg.env.compile), world, cfg.env.dist)
-    optimizer = build_optimizer(model, plain(cfg.optim), global_batch=cfg.data.batch_size * cfg.train.accumulate)
+    optimizer = build_optimizer(model, values(cfg.optim), global_batch=cfg.data.batch_size * cfg.train.accumulate)
     logger.info(describe_speed(model, optimizer, images=data.placement, compiled=cfg.env.compile, amp=amp))
     scaler = torch.amp.GradScaler(world.device.type) if amp == "fp16" else None
     phase = "test" if cfg.mode == "test" else "val"
@@ -88,7 +88,7 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
         metrics=build_metrics(cfg, data),
         schedule=build_schedule(cfg, data, by_epoch, length),
         visualizer=build_visualizers(cfg, folder, world),
-        loss=build_loss(plain(cfg.loss), len(data.classes)),
+        loss=build_loss(values(cfg.loss), len(data.classes)),
         seed=seed,
         rank_seed=seed + world.rank if cfg.randomness.diff_rank_seed else seed,
         by_epoch=by_epoch,
@@ -112,7 +112,7 @@ def seed_building(seed: int) -> None:
 
 def build_data(cfg: DictConfig, world: World, seed: int) -> Feed:
     """The data set, read by its target from the keys that are its own, and fed as the common keys say."""
-    settings = plain(cfg.data)
+    settings = values(cfg.data)
     accepted = parameters_of(cfg.data._target_)
     own = {key: value for key, value in settings.items() if key not in FEED_KEYS or key in accepted}
     splits = read_splits(functools.partial(make, own), accepted)
@@ -133,7 +133,7 @@ def parameters_of(target: str) -> set[str]:
 
 def build_model(cfg: DictConfig, data: DataFeed, with_init: bool) -> nn.Module:
     """The model; what its config leaves open and its constructor takes (num_classes, …) comes from the data set."""
-    config = plain(cfg.model)
+    config = values(cfg.model)
     init = config.pop("init", None) or {}
     known = {"num_classes": len(data.classes), "in_channels": data.channels, "image_size": data.image_size}
     accepted = parameters_of(config["_target_"])
@@ -168,7 +168,7 @@ def check_single_sample(model: nn.Module, data: DataFeed, device: torch.device) 
 
 def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:
     """The metrics of spec section 10; more of them from `metrics.extra`."""
-    settings = plain(cfg.metrics)
+    settings = values(cfg.metrics)
     classes = list(data.classes)
     known = {"num_classes": len(classes), "num_labels": len(classes)}
     extra = {}
@@ -176,12 +176,12 @@ def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:
         if node is not None:
             accepted = parameters_of(node["_target_"])
             extra[name] = make({**{key: value for key, value in known.items() if key in accepted}, **node})
-    return Metrics(settings, classes, multi_label=data.multi_label, loss=plain(cfg.loss), extra=extra)
+    return Metrics(settings, classes, multi_label=data.multi_label, loss=values(cfg.loss), extra=extra)
 
 
 def build_schedule(cfg: DictConfig, data: DataFeed, by_epoch: bool, length: int) -> Schedule:
     """The learning-rate factor as a function of the step; lengths in its config are epochs or iterations."""
-    config = plain(cfg.schedule)
+    config = values(cfg.schedule)
     if "monitor" in config:
         rules = metric_rules(plain(cfg))
         config["monitor"] = resolve(config["monitor"], rules, "schedule.monitor")
@@ -203,7 +203,7 @@ def build_visualizers(cfg: DictConfig, folder: Path, world: World) -> Visualizer
     place = {"folder": folder / "vis_data", "run_name": folder.name, "experiment": cfg.name, "group": sweep}
     for name, node in cfg.visualizer.items() if world.is_main else ():
         if node is not None:
-            given = {key: value for key, value in plain(node).items() if value is not None or key not in place}
+            given = {key: value for key, value in values(node).items() if value is not None or key not in place}
             backends[str(name)] = make(given, **{key: value for key, value in place.items() if key not in given})
     return build_visualizer(backends, world)
 
@@ -214,7 +214,7 @@ def build_hooks(cfg: DictConfig) -> dict[str, Hook]:
     for name, node in cfg.hooks.items():
         if node is None:
             continue
-        config = plain(node)
+        config = values(node)
         priority = config.pop("priority", None)
         hook = make(config)
         if not isinstance(hook, Hook):

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
 from app.folder import write_json
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def write(folder: Path, device: torch.device) -> None:
         folder / "environment.json",
         {
             "command": SECRET.sub(r"\1***", " ".join(sys.argv)),
-            "overrides": list(config.overrides.task),
+            "overrides": overrides(),
             "launched": datetime.now().isoformat(timespec="seconds"),
             "directory": str(Path.cwd()),
             "git_commit": commit,
@@ -98,20 +100,23 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def overrides() -> list[str]:
-    """The overrides of this launch, without `resume`."""
+    """The overrides of this launch as they were typed, without `resume`: what they take from the environment may be
+    secret."""
     from hydra.core.hydra_config import HydraConfig
 
-    return [word for word in HydraConfig.get().overrides.task if not word.startswith("resume=")]
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return [str(word) for word in typed if not str(word).startswith("resume=")]
 
 
 def choices() -> str:
-    """The overrides of this launch that a test needs again, quoted for a shell, each with a space behind it."""
+    """The overrides of this launch that a test needs again, each with a space behind it: data, model, group options."""
     from hydra.core.hydra_config import HydraConfig
 
     groups = HydraConfig.get().runtime.choices
-    chosen = []
-    for word in overrides():
+
+    def needed(word: str) -> bool:
         key = word.partition("=")[0].lstrip("+~")
-        if key in groups or key.startswith(("data.", "model.", "metrics.")):
-            chosen.append(f"{shlex.quote(word)} ")
-    return "".join(chosen)
+        return key in groups or key.partition(".")[0] in ("data", "model", "name", "output_root", "trusted_packages")
+
+    return "".join(f"{shlex.quote(word)} " for word in overrides() if needed(word))

@@ -18,6 +18,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return value
 
 
+def values(cfg: DictConfig) -> dict[str, Any]:
+    """All values of `cfg` as a run uses them, the environment's too: never to be written anywhere."""
+    value = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(value, dict)
+    return {str(key): item for key, item in value.items()}
+
+
 def _plain(node: Any) -> Any:
     if isinstance(node, DictConfig):
         return None if node._is_none() else {str(key): _item(node, key) for key in node}

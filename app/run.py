@@ -19,7 +19,7 @@ from app.engine import autocast_for, fit, test
 from app.errors import RunError
 from app.hooks.base import bind, call
 from app.hooks.monitor import Monitor
-from app.record import plain
+from app.record import values
 from app.resume import checkpoint_folder, choose_seed, find_source, find_tested, load_weights, restore, roll_back
 from app.state import Run
 from app.summary import conclude, describe, position
@@ -44,7 +44,7 @@ def run_job(cfg: DictConfig) -> float | None:
         log.quiet_other_ranks(world.rank)
         if world.is_main:
             stack.enter_context(folder.held(place))
-        settings = env.applied(plain(cfg.env), deterministic=cfg.randomness.deterministic, local_size=world.local_size)
+        settings = env.applied(values(cfg.env), deterministic=cfg.randomness.deterministic, local_size=world.local_size)
         for note in stack.enter_context(settings):
             logger.info(note)
         if world.is_main:
@@ -72,7 +72,7 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
             load_weights(run, cfg.load_from)
         run.visualizer.rewind(run.state.progress.step)
         run.rollback = lambda: roll_back(run, checkpoints)
-        if run.finished:
+        if run.finished and run.state.progress.evaluated == run.state.progress.step:
             logger.info("already finished at %s; a longer train.max_epochs (max_iters) goes on", position(run))
             return monitor.best
         fit(
