@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pickle
+import random
 import subprocess
 import sys
 import tarfile
@@ -209,6 +210,31 @@ def test_own_data_set(feed_of: FeedOf, num_workers: int) -> None:
     assert batch.targets.tolist() == [0, 1, 0, 1]
     train = next(iter(feed.train(0, 0))).micros[0]
     assert torch.equal(train.images[:, 0, 0, 0].long(), train.indices)
+
+
+class Drawing(OwnData):
+    """Its own augmentation draws from every global generator."""
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        draws = [torch.rand(()).item(), random.random(), np.random.rand()]
+        return torch.tensor(draws).view(3, 1, 1), index % 2
+
+
+def test_own_random_numbers_are_functions_of_seed_epoch_and_index(feed_of: FeedOf) -> None:
+    splits = read_splits(Drawing, {"split"})
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    runs = []
+    for num_workers, batch_size in ((0, 10), (2, 3)):
+        feed = feed_of(splits, num_workers=num_workers, batch_size=batch_size)
+        micros = [step.micros[0] for epoch in (0, 1) for step in feed.train(epoch, 0)]
+        order = torch.cat([micro.indices for micro in micros]).view(2, 10).argsort(1)
+        images = torch.cat([micro.images for micro in micros]).view(2, 10, 3)
+        runs.append(torch.stack([images[0][order[0]], images[1][order[1]]]))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0][0], runs[0][1])
+    assert len(runs[0].unique()) == 60
+    assert torch.equal(torch.get_rng_state(), state), "reading left its mark on the global generator"
 
 
 def test_own_data_set_of_floats_is_taken_as_it_is(feed_of: FeedOf) -> None:

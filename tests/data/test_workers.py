@@ -70,8 +70,8 @@ def test_killed_idle_worker_raises_only_where_data_is_read(feed_of: FeedOf) -> N
     steps = feed.train(0, 0)
     next(steps)
     for process in multiprocessing.active_children():
-        process.kill()
-        process.join()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
     for _ in range(100):
         time.sleep(0.001)  # where torch's SIGCHLD handler would raise
     with pytest.raises(DataError, match=r"loader worker \d \(pid \d+\), .* died"):
@@ -108,14 +108,20 @@ def test_workers_stay_from_epoch_to_epoch_and_end_with_the_feed(feed_of: FeedOf)
 
 
 ORPHANS = """
-import os, torch
+import os, time, torch
 from app.data.feed import build_feed
-from app.data.fake import fake
+from app.data.source import Splits
 from app.dist import World
-settings = dict(batch_size=8, eval_batch_size=8, shuffle=True, drop_last=False, num_workers=2, pin_memory=True,
+class Slow:
+    def __len__(self):
+        return 64
+    def __getitem__(self, index):
+        time.sleep(1000 if index >= 8 else 0)
+        return torch.zeros(1, 4, 4), 0
+settings = dict(batch_size=8, eval_batch_size=8, shuffle=False, drop_last=False, num_workers=2, pin_memory=True,
     timeout=0, in_memory=False, device_resident="auto", augment=None, batch_augment=None, repeats=1, mean=None,
     std=None, image_size=None, on_error="raise", max_errors=1, limit_train=None, limit_val=None)
-feed = build_feed(fake(), settings, world=World(torch.device("cpu")), seed=0)
+feed = build_feed(Splits(Slow(), Slow(), ["a"]), settings, world=World(torch.device("cpu")), seed=0)
 steps = feed.train(0, 0)
 next(steps)
 import multiprocessing
