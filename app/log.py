@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,13 @@ class ConsoleHandler(logging.StreamHandler[Any]):
             super().emit(record)
         else:
             ConsoleHandler.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            # Nobody reads any more (`| head`): the run goes on, and its log file has everything.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        else:
+            super().handleError(record)
 
 
 class ProgressDisplay:
