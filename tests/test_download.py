@@ -12,6 +12,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from app.errors import CheckpointError, ConfigError, RunError, TemporaryError
 from app.transfer import Limits, shown
 from app.weights import read_weights
 
-LIMITS = Limits(connect_seconds=0.5, stall_seconds=0.3, attempts=3, backoff_seconds=0.01, max_bytes=1_000_000)
+LIMITS = Limits(connect_seconds=5, stall_seconds=20, attempts=3, backoff_seconds=0.01, max_bytes=1_000_000)
+IMPATIENT = replace(LIMITS, stall_seconds=0.3)
 
 
 def checkpoint_bytes() -> bytes:
@@ -239,8 +241,9 @@ REFUSED: dict[str, tuple[type[RunError], str]] = {
 def test_a_bad_server_gives_an_error_and_leaves_nothing(
     server: Server, name: str, error: type[RunError], message: str
 ) -> None:
+    limits = IMPATIENT if name.startswith(("stalls", "drips")) else LIMITS
     with pytest.raises(error, match=message) as caught:
-        local_file(server.url(name) + "?token=canary", limits=LIMITS)
+        local_file(server.url(name) + "?token=canary", limits=limits)
     assert f"/{name}.pth" in str(caught.value)
     assert "canary" not in str(caught.value)
     assert cached() == []

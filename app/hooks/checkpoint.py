@@ -151,7 +151,7 @@ class Checkpoint(Hook):
         progress = run.state.progress
         if not self.by_epoch:
             return self.filename.format(progress.step)
-        pending = run.stop_reason is not None and not run.finished and progress.evaluated < progress.step
+        pending = run.stop_reason is not None and progress.evaluated < progress.step
         return f"iter_{progress.step}" if progress.batch or pending else self.filename.format(progress.epoch)
 
     def _save(self, run: Run, periodic: bool) -> None:

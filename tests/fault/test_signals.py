@@ -1,0 +1,116 @@
+"""F7: real signals to real processes, in training, in an evaluation, with loader workers, and twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.manifest import Manifest
+from app.store import newest_intact
+
+ARGUMENTS = ["randomness.seed=1", "hooks.logger.interval=1", "logging.progress=false", "data.limit_train=640"]
+PATIENCE_SECONDS = 120.0
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The application in a process group of its own, its output as lines."""
+    command = [sys.executable, "-m", "app", f"hydra.run.dir={folder}", *ARGUMENTS, *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment["OMP_NUM_THREADS"] = "1"
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(process: subprocess.Popen[str], pattern: str) -> str:
+    """The output up to the line that matches."""
+    text, end = "", time.monotonic() + PATIENCE_SECONDS
+    assert process.stdout is not None
+    for line in process.stdout:
+        text += line
+        if re.search(pattern, line):
+            return text
+        assert time.monotonic() < end, text
+    raise AssertionError(f"{pattern!r} never came:\n{text}")
+
+
+def rest(process: subprocess.Popen[str]) -> str:
+    """What else it says, to its end."""
+    assert process.stdout is not None
+    text = process.stdout.read()
+    process.wait(PATIENCE_SECONDS)
+    return text
+
+
+def newest(folder: Path) -> Manifest:
+    found = newest_intact(folder / "checkpoints")
+    assert found is not None
+    return found
+
+
+def test_sigterm_to_the_whole_group_with_loader_workers(tmp_path: Path) -> None:
+    loader = ["data.in_memory=false", "data.num_workers=2", "train.max_epochs=50"]
+    with started(tmp_path, *loader) as process:
+        wait_for(process, r"epoch 2/50 iter 3/")
+        os.killpg(process.pid, signal.SIGTERM)
+        text = rest(process)
+    assert process.returncode == 143, text
+    stopped = re.search(r"stopped at epoch (\d+), step (\d+) .*signal SIGTERM", text)
+    assert stopped is not None, text
+    assert (newest(tmp_path).epoch, newest(tmp_path).step) == (int(stopped[1]), int(stopped[2]))
+    assert newest(tmp_path).step >= 13
+    assert "Traceback" not in text
+
+
+def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path: Path) -> None:
+    slow = ["data.eval_batch_size=1", "train.max_epochs=1", "hooks.checkpoint.interval=5"]
+    with started(tmp_path / "a", *slow) as process:
+        wait_for(process, r"iter 10/10")
+        process.send_signal(signal.SIGUSR1)
+        text = rest(process)
+    assert process.returncode == 138, text
+    assert newest(tmp_path / "a").step == 10
+    assert newest(tmp_path / "a").evaluated == -1, "the signal came too late to meet the evaluation"
+    with started(tmp_path / "a", *slow, "resume=true") as process:
+        assert "val/top1" in rest(process)
+    assert process.returncode == 0
+    assert newest(tmp_path / "a").evaluated == 10
+    with started(tmp_path / "b", *slow) as process:
+        rest(process)
+    assert last_row(tmp_path / "a") == last_row(tmp_path / "b")
+
+
+def last_row(folder: Path) -> dict[str, float]:
+    row = json.loads((folder / "vis_data" / "scalars.jsonl").read_text().splitlines()[-1])
+    return {name: value for name, value in row.items() if name.startswith("val/") and "time" not in name}
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_run_goes_on_from_the_last_save(tmp_path: Path) -> None:
+    with started(tmp_path, "train.max_epochs=1000") as process:
+        wait_for(process, r"saved epoch_2.pth")
+        process.send_signal(signal.SIGSTOP)  # both signals are there before it can act on the first
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGINT)
+        text = rest(process)
+    assert process.returncode == 130, text
+    assert newest(tmp_path).step >= 20
