@@ -49,7 +49,7 @@ class DataConf:
     max_errors: int = knob(100, ge=1)
     """With on_error=skip: stop after so many."""
     limit_train: int | None = knob(None, ge=1)
-    """Use only the first so many training images, for quick trials. null: all."""
+    """Use only so many training images, evenly spread over the data set, for quick trials. null: all."""
     limit_val: int | None = knob(None, ge=1)
     """Likewise for validation."""
 
@@ -94,7 +94,7 @@ class FolderConf(DataConf):
     max_pixels: int = knob(178_956_970, ge=1)
     """Refuse images of more pixels than this."""
     resize: int | None = knob(None, ge=1)
-    """Evaluation: shorter side before the centre crop to image_size. null: image_size / 0.875."""
+    """Evaluation: shorter side before the centre crop to image_size. null: image_size / 0.875, and images of that size as they are."""
     cache: bool = False
     """Keep decoded, resized images in a file beside the run folders, for data that fits on disk."""
 
