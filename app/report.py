@@ -20,6 +20,7 @@ from typing import Any
 
 from app.folder import read_json
 from app.launch.job import DONE_STATE, FAILED, finished, read_records
+from app.launch.point import is_seed
 
 SCALARS = Path("vis_data", "scalars.jsonl")
 CSV = "results.csv"
@@ -91,11 +92,6 @@ class Sweep:
                 axes = {key: value for key, value in point.axes.items() if not is_seed(key)}
                 found.setdefault(json.dumps(axes, sort_keys=True), Group(axes, [])).values.append(point.value)
         return sorted(found.values(), key=lambda group: -group.mean if self.greater else group.mean)
-
-
-def is_seed(key: str) -> bool:
-    """Whether an axis only repeats an experiment."""
-    return key.rsplit(".", 1)[-1] == "seed"
 
 
 def read_sweep(folder: Path) -> Sweep:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.launch.job import DONE_STATE, FAILED
+from app.launch.point import is_seed
 
 if TYPE_CHECKING:
     from app.report import Point, Sweep
@@ -142,8 +143,6 @@ def varies(sweep: Sweep, axis: str) -> bool:
 
 def effects(sweep: Sweep) -> list[dict[str, Any]]:
     """For each axis but the seed: its values, in order, with the results of the points that have them."""
-    from app.report import is_seed
-
     found = []
     for axis in sweep.axes:
         scored = [point for point in sweep.points if point.value is not None and axis in point.axes]

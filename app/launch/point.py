@@ -72,6 +72,11 @@ def identity(overrides: Iterable[str], axes: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
+def is_seed(key: str) -> bool:
+    """Whether an axis only repeats an experiment."""
+    return key.rsplit(".", 1)[-1] == "seed"
+
+
 def slug(axes: Mapping[str, Any], identity: str) -> str:
     """A folder name such as `lr-0.1__seed-3`: last part of each key, and its value.
 

@@ -99,6 +99,8 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+ZYGOTE_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""OpenBLAS would start threads when it is loaded, torch would touch the GPU when it is asked whether there is one."""
 END: list[dict[str, Any]] = [{"unsafe": "it ended during its imports"}]
 """What is read from a zygote that is gone."""
 
@@ -122,11 +124,10 @@ class ZygoteStarter:
         self._fresh: FreshStarter | None = None
         self._control, theirs = socket.socketpair()
         with theirs:
-            # Both are read once, when the libraries are loaded; OpenBLAS would start its threads then.
             self._zygote = subprocess.Popen(
                 [sys.executable, "-m", "app.launch.zygote", str(theirs.fileno()), str(os.getpid()), *preload],
                 stdin=subprocess.DEVNULL,
-                env={**python_environment(), "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"},
+                env=python_environment() | ZYGOTE_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,
                 pass_fds=[theirs.fileno(), inherited_fd],
             )

@@ -26,6 +26,7 @@ def test_every_job_ends_by_itself_in_a_slot_of_its_own(toy, start: str) -> None:
     )
     assert code != 0, output
     assert ("forks" in output) == (start == "fork"), output
+    assert "launcher imported torch: False" in output
 
     times = list(toy.records("times.json").values())
     assert len(times) == len(well)

@@ -1,5 +1,6 @@
 """A Hydra app with the real configuration and jobs that only sleep, fail or die, as `data.batch_size` says."""
 
+import atexit
 import json
 import os
 import signal
@@ -49,6 +50,7 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    atexit.register(lambda: print(f"launcher imported torch: {'torch' in sys.modules}"))
     register()
     plugins.register()
     main()
