@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ConsoleHandler(logging.StreamHandler[Any]):
-    """Writes to standard error's terminal above a live progress display, and plainly everywhere else."""
+    """Writes to standard output, above a live progress display, and plainly everywhere else."""
 
     console: Console | None = None
     """Set while a progress display is shown; lines must go through it, or they tear the display."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "submitit", "wandb", "timm")
+RUNS_AGAIN = ("data", "model", "metrics", "name", "output_root", "trusted_packages")
+"""Sections and keys without which a test would not find, or not measure, the same."""
 SECRET = re.compile(r"((?:key|token|secret|password|passwd)[\w.-]*=)\S+", re.IGNORECASE)
 
 
@@ -117,6 +119,6 @@ def choices() -> str:
 
     def needed(word: str) -> bool:
         key = word.partition("=")[0].lstrip("+~")
-        return key in groups or key.partition(".")[0] in ("data", "model", "name", "output_root", "trusted_packages")
+        return key in groups or key.partition(".")[0] in RUNS_AGAIN
 
     return "".join(f"{shlex.quote(word)} " for word in overrides() if needed(word))
