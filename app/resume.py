@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from app import checkpoint, folder
 from app.dist import World
-from app.errors import CheckpointError, ConfigError
+from app.download import local_file
+from app.errors import ConfigError
 from app.record import changes
 from app.state import Run
 from app.summary import position
@@ -21,10 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_folder(cfg: DictConfig, place: Path) -> Path:
-    """`checkpoints/` in the run folder, or below `hooks.checkpoint.out_dir` a folder named after the run."""
+    """`checkpoints/` in the run folder; with `hooks.checkpoint.out_dir`, there where the run is below output_root."""
     hook = cfg.hooks.get("checkpoint")
     root = hook.get("out_dir") if hook is not None else None
-    return Path(root, cfg.name, place.name) if root else place / folder.CHECKPOINTS
+    if not root:
+        return place / folder.CHECKPOINTS
+    own, top = place.absolute(), Path(cfg.output_root).absolute()
+    return Path(root, own.relative_to(top) if own.is_relative_to(top) else Path(cfg.name, own.name))
 
 
 def choose_seed(cfg: DictConfig, place: Path, source: Path | None, world: World) -> int:
@@ -54,17 +58,16 @@ def find_source(cfg: DictConfig, place: Path, checkpoints: Path, world: World) -
 
 def _find_source(cfg: DictConfig, place: Path, checkpoints: Path) -> Path | None:
     if not folder.wants_resume(cfg.resume):
-        if folder.has_checkpoint(place):
+        taken = place if folder.has_checkpoint(place) else checkpoints if any(checkpoints.glob("*.json")) else None
+        if taken is not None:
             raise ConfigError(
-                f"{place} already holds a run; use resume=true to continue it, "
+                f"{taken} already holds a run; use resume=true to continue it, "
                 "or leave hydra.run.dir out (or name another) to start a new one"
             )
         return None
     named = folder.resume_path(cfg.resume, cfg.load_from)
     if named is not None:
-        source = Path(named)
-        if not source.is_file():
-            raise CheckpointError(f"{'resume' if isinstance(cfg.resume, str) else 'load_from'}={named}: no such file")
+        source = local_file(named)
         logger.info("resuming from %s", source)
         return source
     found = checkpoint.newest_intact(checkpoints)
@@ -113,7 +116,7 @@ def restore(run: Run, source: Path) -> None:
 
 def load_weights(run: Run, location: str) -> None:
     """Takes the weights of `load_from`, the average where the file has one, and reports what matched."""
-    logger.info(load_into(run.state.model, location, "load_from"))
+    logger.info(load_into(run.state.model, location, "load_from", interrupted=run.interrupted))
 
 
 def roll_back(run: Run, checkpoints: Path) -> bool:

@@ -14,6 +14,7 @@ from app import manifest, store, torch_file
 from app.compatibility import some
 from app.download import local_file
 from app.errors import CheckpointError
+from app.parallel import like
 from app.torch_file import impostor
 from app.transfer import shown
 
@@ -77,7 +78,9 @@ def apply_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], what: s
     """
     present = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     matching = {
-        name: value for name, value in weights.items() if name in present and present[name].shape == value.shape
+        name: like(value, present[name])
+        for name, value in weights.items()
+        if name in present and present[name].shape == value.shape
     }
     shapes = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"

@@ -1,15 +1,7 @@
-"""How long a save of 1.2 GB blocks the loop, against torch.save; peak memory; and how long a load takes.
-
-    python benchmarks/checkpoint_save.py [--parameters 100_000_000] [--rounds 5] [--folder /path]
-
-100 million parameters with AdamW's two moments. The rounds are interleaved; a pause lets the background write end, so
-that each kind is timed alone. Peak memory is of a process that does nothing else, over that of its state.
-"""
+"""How long a save of 1.2 GB blocks the loop, against torch.save; its memory; and how long a load takes."""
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,8 +15,35 @@ import torch
 from app import torch_file
 from app.saver import Saver
 from app.store import Save, Store
+from benchmarks.measure import Section, ratio, spread
 
-GIB = 1 << 30
+PARAMETERS = 100_000_000
+BYTES = 12 * PARAMETERS
+"""Weights and the two moments of AdamW."""
+PEAKS = {"torch": "torch.save", "sync": "async_save=false", "async": "async_save=true"}
+
+
+def checkpoint_save(quick: bool) -> Section:
+    """The section of the report."""
+    rounds = 3 if quick else 7
+    section = Section(
+        "Checkpoints",
+        f"A state of {BYTES / 1e9:.1f} GB: {PARAMETERS // 1_000_000} million parameters with AdamW. Wall seconds that "
+        f"the loop waits; the median of {rounds} interleaved rounds (least to greatest). torch.save neither hashes nor "
+        "syncs. Memory: the peak of a process of its own that saves three times, beside the state. "
+        "Goals: <= 1.1 x torch.save at first, <= 0.22 x later, one copy.",
+        ("what", "seconds", "x torch.save, same round", "peak memory, copies of the state"),
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        seconds = measure(rounds, folder)
+        copies = {label: f"{peak_bytes(kind, folder) / BYTES:.2f}" for kind, label in PEAKS.items()}
+    base = seconds["torch.save"]
+    for what, values in seconds.items():
+        reference = base[: len(values)] if "first" in what else base[-len(values) :]
+        memory = copies.get(what.partition(",")[0], "") if "later" in what or "," not in what else ""
+        section.rows.append([what, spread(values), ratio(values, reference), memory])
+    return section
 
 
 def make_state(parameters: int) -> dict[str, Any]:
@@ -42,8 +61,8 @@ def make_state(parameters: int) -> dict[str, Any]:
     return {"format": 1, "kind": "full", "progress": {}, "model": model, "optimizer": {"state": moments}}
 
 
-class Background:
-    """The application's saves, written in the background."""
+class Saves:
+    """The application's saves."""
 
     def __init__(self, folder: Path, in_background: bool = True) -> None:
         self.store = Store(folder, keep=1)
@@ -57,52 +76,51 @@ class Background:
         entry = Save(f"iter_{self.step}", self.step, 0, 0, "full", periodic=True)
         self.saver.submit(state, lambda copy: self.store.save(copy, entry))
 
-    def settle(self) -> float:
-        """Seconds until the write is complete."""
-        began = time.perf_counter()
+    def settle(self) -> None:
+        """Waits until the write is complete."""
         self.saver.drain()
-        return time.perf_counter() - began
+
+
+def measure(rounds: int, folder: Path) -> dict[str, list[float]]:
+    """Seconds of each kind, round by round; a write in the background ends before the next kind begins."""
+    state = make_state(PARAMETERS)
+    background, direct = Saves(folder / "async"), Saves(folder / "sync", in_background=False)
+    seconds: dict[str, list[float]] = {}
+    for turn in range(rounds):
+        names = {
+            "torch.save": lambda: torch.save(state, folder / "plain.pth"),
+            "async_save=false": lambda: direct.save(state),
+            f"async_save=true, {'later' if turn else 'first'}": lambda: background.save(state),
+            "async_save=true, rest of the write": background.settle,
+            "torch.load": lambda: torch.load(folder / "plain.pth", weights_only=True),
+            "load, mapped": lambda: torch_file.load(folder / "async" / f"iter_{background.step}.pth"),
+        }
+        for name, work in names.items():
+            seconds.setdefault(name, []).append(timed(work))
+            direct.settle()
+    background.saver.close()
+    direct.saver.close()
+    return seconds
 
 
 def timed(work: Callable[[], object]) -> float:
+    """Wall seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def measure(parameters: int, rounds: int, folder: Path) -> dict[str, list[float]]:
-    """Seconds of each kind, round by round."""
-    state = make_state(parameters)
-    background, direct = Background(folder / "async"), Background(folder / "sync", in_background=False)
-    seconds: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        seconds.setdefault(name, []).append(value)
-
-    for _ in range(rounds):
-        note("torch.save", timed(lambda: torch.save(state, folder / "plain.pth")))
-        note("async_save=false", timed(lambda: direct.save(state)))
-        direct.settle()
-        first = "first" if background.step == 0 else "later"
-        note(f"async_save=true, {first}", timed(lambda: background.save(state)))
-        note("... until durable", background.settle())
-        newest = folder / "async" / f"iter_{background.step}.pth"
-        note("torch.load", timed(lambda: torch.load(folder / "plain.pth", weights_only=True)))
-        note("load (mapped)", timed(lambda: torch_file.load(newest)))  # noqa: B023
-    background.saver.close()
-    return seconds
-
-
-def peak_bytes(kind: str, parameters: int, folder: Path) -> int:
+def peak_bytes(kind: str, folder: Path) -> int:
     """Peak resident bytes of a process of its own that saves three times, over those before the first."""
-    command = [sys.executable, __file__, "--peak", kind, "--parameters", str(parameters), "--folder", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.checkpoint_save", kind, str(folder)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def print_peak(kind: str, parameters: int, folder: Path) -> None:
-    state = make_state(parameters)
+def print_peak(kind: str, folder: Path) -> None:
+    """What `peak_bytes` reads."""
+    state = make_state(PARAMETERS)
     before = peak_resident_bytes()
-    saves = Background(folder / f"peak_{kind}", in_background=kind == "async")
+    saves = Saves(folder / f"peak_{kind}", in_background=kind == "async")
     for _ in range(3):
         if kind == "torch":
             torch.save(state, folder / "peak.pth")
@@ -119,33 +137,5 @@ def peak_resident_bytes() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parameters", type=int, default=100_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", help="where to write; a disk, not memory, for numbers that mean something")
-    parser.add_argument("--peak", choices=("torch", "sync", "async"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.peak:
-        print_peak(options.peak, options.parameters, Path(options.folder))
-        return
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder = Path(name)
-        seconds = measure(options.parameters, options.rounds, folder)
-        base = statistics.median(seconds["torch.save"])
-        print(f"state of {options.parameters * 12 / 1e9:.2f} GB; {torch.get_num_threads()} threads\n")
-        print("| | seconds, median | least | greatest | x torch.save | least x least |\n|---|---|---|---|---|---|")
-        for kind, values in seconds.items():
-            middle, ratio = statistics.median(values), min(values) / min(seconds["torch.save"])
-            row = (
-                f"| {kind} | {middle:.3f} | {min(values):.3f} | {max(values):.3f} | {middle / base:.2f} | {ratio:.2f} |"
-            )
-            print(row)
-        print("\n| save | peak memory over the state, GiB | copies of the state |\n|---|---|---|")
-        for kind in ("torch", "sync", "async"):
-            extra = peak_bytes(kind, options.parameters, folder)
-            print(f"| {kind} | {extra / GIB:.2f} | {extra / (options.parameters * 12):.2f} |")
-
-
 if __name__ == "__main__":
-    main()
+    print_peak(sys.argv[1], Path(sys.argv[2]))
