@@ -181,10 +181,23 @@ def transform(name: str, arguments: dict[str, Any]) -> Callable[[torch.Tensor], 
     from torchvision.transforms import v2
 
     try:
-        made: Callable[[torch.Tensor], torch.Tensor] = getattr(v2, TRANSFORMS.get(name, name))(**arguments)
+        made = getattr(v2, TRANSFORMS.get(name, name))(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"data.augment.{name}: torchvision refuses the arguments {arguments}: {error}") from error
-    return made
+
+    def apply(image: torch.Tensor) -> torch.Tensor:
+        try:
+            changed = made(image)
+        except Exception as error:
+            found = f"{image.dtype} {tuple(image.shape)}"
+            raise ConfigError(
+                f"data.augment.{name}: torchvision cannot apply it to an image of {found}: {error}"
+            ) from error
+        if not isinstance(changed, torch.Tensor):
+            raise ConfigError(f"data.augment.{name} must give back a tensor, got {type(changed).__name__}")
+        return changed
+
+    return apply
 
 
 def _sample(images: torch.Tensor, transforms: torch.Tensor, height: int, width: int) -> torch.Tensor:

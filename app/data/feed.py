@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -15,28 +15,14 @@ from app.data.loader import LoaderPart, checked
 from app.data.memory import MemoryPart
 from app.data.mix import build_mixing
 from app.data.normalize import Normalize
-from app.data.order import Micro, Plan, evaluation_rounds
+from app.data.order import Plan, evaluation_rounds
+from app.data.part import Part
 from app.data.reader import Reader, Request
 from app.data.source import ImageTensor, Source, Splits, check_targets, take
 from app.dist import World
 from app.errors import ConfigError
-from app.schema.augment import Recipe, parse_augment, parse_batch_augment
+from app.schema.augment import parse_augment, parse_batch_augment
 from app.state import Batch, StepBatch
-
-
-class Part(Protocol):
-    """One part of a data set, in memory or behind loader workers."""
-
-    @property
-    def placement(self) -> str: ...
-    def __len__(self) -> int: ...
-    def train(
-        self, micros: Iterator[Micro], epoch: int, recipe: Recipe
-    ) -> Iterator[tuple[Micro, torch.Tensor, torch.Tensor]]: ...
-    def evaluate(self, rounds: Iterator[range | None]) -> Iterator[tuple[range, torch.Tensor, torch.Tensor] | None]: ...
-    def images(self, indices: Sequence[int]) -> torch.Tensor: ...
-    def targets(self, indices: Sequence[int]) -> torch.Tensor: ...
-    def close(self) -> None: ...
 
 
 def build_feed(
@@ -83,8 +69,9 @@ class Feed:
         self.classes: Sequence[str] = list(splits.classes)
         self._settings, self._world, self._seed, self._start_method = settings, world, seed, start_method
         self._resizable = self._side(sources["train"]) is not None
+        self._shape, self.multi_label = self._look_at(sources["train"])
+        self.channels, self.image_size = self._shape[0], self._shape[-1]
         self.set_recipe(settings["augment"], settings["batch_augment"])
-        self.channels, self.image_size, self.multi_label = self._shape(sources["train"])
         self._normalize = Normalize(*self._statistics(splits), world.device, settings["pin_memory"])
         self._sources = sources
         self._parts: dict[str, Part] = {}
@@ -160,7 +147,10 @@ class Feed:
             ConfigError: unknown names or arguments.
         """
         self._recipe, self._batch_recipe = parse_augment(augment), parse_batch_augment(batch_augment)
-        build_augmentation(self._recipe, self._seed)  # what torchvision refuses shows here, not in a worker
+        blank = torch.zeros(
+            (1, *self._shape), dtype=torch.uint8
+        )  # what torchvision refuses shows here, not in a worker
+        build_augmentation(self._recipe, self._seed)(blank, torch.tensor([0]), 0)
         if "resized_crop" in dict(self._recipe) and not self._resizable:
             raise ConfigError("data.augment.resized_crop needs data.image_size, the side that it resizes to")
 
@@ -176,13 +166,15 @@ class Feed:
             self._parts[split] = self._make_part(self._sources[split])
         return self._parts[split]
 
-    def _shape(self, source: Source) -> tuple[int, int, bool]:
-        """Channels and side of what the model gets, and whether it is multi-label data, from the first sample."""
+    def _look_at(self, source: Source) -> tuple[tuple[int, ...], bool]:
+        """The shape of what the model gets, and whether it is multi-label data, from the first sample."""
         if isinstance(source, ImageTensor):
             images, targets = source.images, source.targets
         else:
             images, targets, *_ = checked(self._reader(source)[Request([0])])
-        return images.shape[1], self._settings["image_size"] or images.shape[-1], targets.ndim == 2
+        side = self._settings["image_size"]
+        shape = tuple(images.shape[1:]) if side is None else (images.shape[1], side, side)
+        return shape, targets.ndim == 2
 
     def _side(self, source: Source) -> int | None:
         """What images are resized to; None: nothing, they have one size as they are."""

@@ -10,6 +10,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from app.errors import ConfigError
 from app.schema.data import AUGMENTS, BATCH_AUGMENTS
 
+NOT_AUGMENTS = ("AutoAugmentPolicy", "Compose", "CutMix", "InterpolationMode", "Lambda", "MixUp", "Transform")
+"""What torchvision.transforms.v2 exports besides transforms of one image."""
 Recipe = list[tuple[str, dict[str, Any]]]
 """Augmentations in the order in which they are applied, with all their arguments."""
 
@@ -125,7 +127,7 @@ def _torchvision_names() -> list[str]:
     source = Path(spec.origin).parent / "transforms" / "v2" / "__init__.py"
     tree = ast.parse(source.read_text(encoding="utf-8"))
     imported = (alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names)
-    return sorted(name for name in imported if name[:1].isupper() and name not in ("Transform", "Compose", "Lambda"))
+    return sorted(name for name in imported if name[:1].isupper() and name not in NOT_AUGMENTS)
 
 
 def _nearest(name: str, names: list[str]) -> str:

@@ -148,6 +148,10 @@ def test_probabilities_of_batch_augmentation_sum_to_at_most_one() -> None:
 def test_what_torchvision_refuses_is_said() -> None:
     with pytest.raises(ConfigError, match=r"data\.augment\.GaussianBlur: torchvision refuses the arguments \{\}"):
         augmented(["GaussianBlur"])
+    with pytest.raises(
+        ConfigError, match=r"ElasticTransform: torchvision cannot apply it to an image of torch.uint8 \(3, 10"
+    ):
+        augmented(["ElasticTransform"])
     with pytest.raises(ConfigError, match=r"must give back uint8 images of one size, got torch.float32"):
         augmented({"ConvertImageDtype": {}})
 

@@ -215,6 +215,12 @@ def test_label_out_of_range_is_refused(feed_of: FeedOf, small: Splits, label: in
     )
 
 
+def test_a_transform_that_fails_is_refused_before_training(feed_of: FeedOf, small: Splits) -> None:
+    for keys in ({}, {"in_memory": False, "num_workers": 1}):
+        message = refusal(feed_of, small, ConfigError, augment=["ToPILImage"], **keys)
+        assert message == "data.augment.ToPILImage must give back a tensor, got Image"
+
+
 def test_wrong_statistics_are_refused(feed_of: FeedOf, small: Splits) -> None:
     message = refusal(feed_of, small, ConfigError, mean=[0.1, 0.2])
     assert message == "data.mean must have 1 or 3 numbers, one per channel, got [0.1, 0.2]"
