@@ -53,7 +53,7 @@ def clone(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             Reference(multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
         ),
     ],
-    ids=lambda each: str(each) if isinstance(each, EMAConf) else "",
+    ids=["momentum", "decay", "swa", "swa from a step", "from an epoch", "buffers"],
 )
 def test_the_average_is_torch_s(conf: EMAConf, reference: Reference, tmp_path: Path) -> None:
     run = tiny_run(tmp_path)
