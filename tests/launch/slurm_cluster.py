@@ -148,24 +148,28 @@ class Cluster:
         subprocess.run([path, *config, *arguments], check=True, env={**os.environ, **self.environment})
 
     def _step_processes(self, node: str) -> list[int]:
-        """slurmstepd daemons of a node, which leave slurmd's process tree, with everything they started."""
-        found = []
+        """What runs on a node, and the step daemons that started it; they have left slurmd's process tree."""
+        found: set[int] = set()
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                words = (entry / "cmdline").read_bytes()
                 environment = (entry / "environ").read_bytes()
-                ours = str(self.folder).encode() in environment
-                if (b"slurmstepd" in words and ours) or (ours and f"SLURMD_NODENAME={node}\0".encode() in environment):
-                    found.append(int(entry.name))
-        return found
+                here = f"SLURMD_NODENAME={node}\0".encode() in environment and str(self.folder).encode() in environment
+                if here:
+                    parent = _parent(int(entry.name))
+                    daemon = b"slurmstepd" in (Path("/proc") / str(parent) / "cmdline").read_bytes()
+                    found |= {int(entry.name), parent} if daemon else {int(entry.name)}
+        return sorted(found)
+
+
+def _parent(pid: int) -> int:
+    return int((Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def _descendants(pid: int) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError, ValueError):
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == pid:
+            if _parent(int(entry.name)) == pid:
                 found += [int(entry.name), *_descendants(int(entry.name))]
     return found
 

@@ -11,7 +11,7 @@ from slurm_cluster import Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-EPOCHS = 240
+EPOCHS = 300
 RUN = [f"train.max_epochs={EPOCHS}", "data.in_memory=false", "data.num_workers=2", "randomness.seed=5"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_seconds=1", "hydra.launcher.cpus_per_task=1", "optim.lr=2e-3"]
 
