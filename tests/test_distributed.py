@@ -73,7 +73,7 @@ def test_ddp_and_fsdp_equal_one_process_and_go_on_at_another_world_size(run_app:
     assert weights(moved)["progress"]["samples"] == 3 * 200
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_signal_to_one_rank_stops_all_at_one_step_and_resume_is_exact(tmp_path: Path, strategy: str) -> None:
     recipe = (*RECIPE, f"env.dist.strategy={strategy}")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -88,23 +88,16 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_resume_is_exact(tmp_path
     assert scalars(whole) == scalars(parts)
 
 
-@pytest.mark.parametrize(("name", "state"), [("SIGKILL", "is dead"), ("SIGSTOP", "is stopped")])
-def test_a_lost_rank_is_named_and_ends_the_others(tmp_path: Path, name: str, state: str) -> None:
-    started = time.monotonic()
-    with ranks.start(2, tmp_path / "run", *RECIPE, "env.dist.timeout=8", harm(5, 1, name)) as process:
-        output = ""
+def test_a_frozen_rank_is_named_and_ends_the_others(tmp_path: Path) -> None:
+    with ranks.start(2, tmp_path / "run", *RECIPE, "env.dist.timeout=8", harm(5, 1, "SIGSTOP")) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            output += line
-            if "rank 1 (pid " in line:
-                break
+        lines = iter(process.stdout.readline, "")
+        named = next(line for line in lines if "lost touch" in line)
         os.kill(process.pid, signal.SIGTERM)
-        output += process.stdout.read()
-    if name == "SIGSTOP":
-        assert "rank 0 lost touch with the other ranks: rank 1 (pid " in output
-        assert state in output
+        process.stdout.read()
+    assert "rank 0 lost touch with the other ranks: rank 1 (pid " in named
+    assert "is stopped" in named
     assert process.returncode != 0
-    assert time.monotonic() - started < 120
 
 
 def test_a_dead_agent_leaves_no_orphans_and_loses_no_step(tmp_path: Path) -> None:
