@@ -1,9 +1,106 @@
+"""What is said, when, and by whom."""
+
+import io
 import logging
 import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from invocation import Terminal
+from runs import RunApp, scalars
 
-from app.log import ConsoleHandler
+from app.log import ConsoleHandler, ProgressDisplay, quiet_other_ranks
+
+TINY = ("data.limit_train=64", "data.limit_val=32", "data.batch_size=16", "model=mlp", "hooks.checkpoint.interval=-1")
+"""Four steps an epoch."""
+
+
+def logged(folder: Path) -> list[int]:
+    return [row["step"] for row in scalars(folder) if "train/loss" in row]
+
+
+def test_lines_come_at_their_interval_and_at_the_end(run_app: RunApp) -> None:
+    long = run_app("long", *TINY, "train.max_epochs=2", "hooks.logger.interval=100", "train.clip_norm=1")
+    assert logged(long) == [4, 8], "one line an epoch, though the interval is longer"
+    every_third = run_app("third", *TINY, "train.max_epochs=2", "hooks.logger.interval=3")
+    assert logged(every_third) == [3, 7, 8], "and the last iteration"
+    line = next(line for line in (long / "app.log").read_text().splitlines() if "epoch 2/2" in line)
+    for part in (r"loss \d", r"top1 \d", r"lr \d", r"grad_norm \d", r"time \d.* ms \(data", r"\d img/s", r"eta 0:"):
+        assert re.search(part, line), part
+
+
+def test_custom_values_are_reduced_as_asked(run_app: RunApp) -> None:
+    rules = "[{source: loss, method: max, window: epoch, name: worst}, {source: loss, window: 1}]"
+    folder = run_app("run", *TINY, "train.max_epochs=2", "hooks.logger.interval=1", f"logging.custom={rules}")
+    rows = [row for row in scalars(folder) if "train/loss" in row]
+    for start in (0, 4):
+        epoch = [row["train/loss"] for row in rows[start : start + 4]]
+        assert rows[start + 3]["train/worst"] == max(epoch)
+
+
+def test_the_level_is_that_of_console_and_file(terminal: Terminal, one_thread: None) -> None:
+    quiet = terminal.run(*TINY, "train.max_epochs=1", "logging.level=WARNING", "hydra.run.dir=run")
+    assert (quiet.code, quiet.out) == (0, "")
+    assert (terminal.folder / "run" / "app.log").read_text() == ""
+
+
+def test_hooks_run_by_priority_and_their_order_is_said(terminal: Terminal, one_thread: None) -> None:
+    outcome = terminal.run(
+        *TINY, "check=true", "hooks=[default,ema,empty_cache]", "hooks.empty_cache.priority=5",
+        "hooks.logger.priority=HIGHEST", "hooks.class_num_check.priority=ABOVE_NORMAL",
+    )  # fmt: skip
+    outcome.says(r"hooks: preempt \(0\), logger \(0\)|hooks: logger \(0\), preempt \(0\)")
+    (order,) = re.findall(r"hooks: (.*)", outcome.out)
+    names = re.findall(r"(\w+) \((\d+)\)", order)
+    assert [int(priority) for _, priority in names] == sorted(int(priority) for _, priority in names)
+    assert names[2] == ("empty_cache", "5")
+    assert "monitor" in dict(names)
+
+
+@pytest.fixture
+def handlers_put_back() -> Iterator[None]:
+    root = logging.getLogger()
+    before = list(root.handlers)
+    yield
+    root.handlers[:] = before
+
+
+@pytest.mark.usefixtures("handlers_put_back")
+def test_other_ranks_speak_from_warnings_on(capsys: pytest.CaptureFixture[str]) -> None:
+    handlers = list(logging.getLogger().handlers)
+    quiet_other_ranks(0)
+    assert logging.getLogger().handlers == handlers
+    quiet_other_ranks(3)
+    logging.getLogger("app").error("broken")
+    logging.getLogger("app").info("going on")
+    out = capsys.readouterr().out
+    assert "[rank 3][ERROR] broken" in out
+    assert "going on" not in out
+
+
+class Screen(io.StringIO):
+    """A terminal, as far as anybody can tell."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("enabled", "terminal", "shown"), [("auto", True, True), ("auto", False, False),
+                                                            (True, False, True), (False, True, False)])  # fmt: skip
+def test_a_live_display_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, enabled: bool | str, terminal: bool, shown: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Screen() if terminal else io.StringIO())
+    display = ProgressDisplay(enabled, 10, "epochs")
+    try:
+        assert (ConsoleHandler.console is not None) == shown
+        display.update(3, "loss 0.5")
+    finally:
+        display.close()
+    assert ConsoleHandler.console is None
 
 
 def test_a_reader_that_leaves_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:
