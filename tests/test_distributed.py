@@ -103,7 +103,8 @@ def test_a_frozen_rank_is_named_and_ends_the_others(tmp_path: Path) -> None:
 def test_a_dead_agent_leaves_no_orphans_and_loses_no_step(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with ranks.start(2, folder, *RECIPE, "train.max_epochs=100000", "hooks.checkpoint.interval=1000000") as process:
-        wait_for(lambda: (folder / "vis_data" / "scalars.jsonl").exists())
+        rows = folder / "vis_data" / "scalars.jsonl"
+        wait_for(lambda: rows.exists() and rows.stat().st_size > 0)
         children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
         process.kill()
         process.wait()
