@@ -74,7 +74,8 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
     set_layout(model, cfg.env.channels_last, world.device, amp)
     forward = parallel(model, compile_forward(model, cfg.env.compile), world, cfg.env.dist)
     optimizer = build_optimizer(model, values(cfg.optim), global_batch=cfg.data.batch_size * cfg.train.accumulate)
-    logger.info(describe_speed(model, optimizer, images=data.placement, compiled=cfg.env.compile, amp=amp))
+    if cfg.mode == "train":  # where the training images are held is only known once they are read
+        logger.info(describe_speed(model, optimizer, images=data.placement, compiled=cfg.env.compile, amp=amp))
     scaler = torch.amp.GradScaler(world.device.type) if amp == "fp16" else None
     phase = "test" if cfg.mode == "test" else "val"
     by_epoch = cfg.train.by_epoch
