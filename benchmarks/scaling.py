@@ -46,7 +46,7 @@ def scaling(quick: bool) -> Section:
     return Section(
         "Scaling",
         "Images a second by the wall clock of `torchrun` with 1 and 2 processes of one thread each, DDP over gloo, on "
-        f"a machine with {cores} cores: the default SmallCNN on 3x32x32 images, 128 a step over all processes together; "
+        f"a machine with {cores} cores: SmallCNN on 3x32x32 images, 128 a step over all processes together; "
         f"each launch's median step, and of those the median of {rounds} interleaved rounds (least to greatest).",
         ("processes", "images/s", "against one"),
         [[name, spread(rates[name], digits=0), ratio(rates[name], rates["1"])] for name in rates],
