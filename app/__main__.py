@@ -4,7 +4,7 @@ import gc
 
 
 def main() -> None:
-    """Runs the command line without garbage collection until a job starts: composing drops nothing worth collecting."""
+    """Runs the command line without garbage collection until a job starts: until then nothing worth it is dropped."""
     gc.disable()
     from app.cli import entry
 

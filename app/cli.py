@@ -151,7 +151,8 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
         if any(word.startswith("hydra/launcher=") for word in settings):
             print("warning: hydra/launcher has no effect without --multirun; running here", file=sys.stderr)
         require_inputs(resolved(config))
-    gc.enable()
+    if multirun:
+        gc.enable()
     with explained(hydra, settings):
         (hydra.multirun if multirun else hydra.run)(config_name=name, task_function=task, overrides=settings)
 
@@ -182,6 +183,9 @@ def task(config: DictConfig) -> float | None:
             require_inputs(resolved(config))
         from app.run import Stopped, run_job
 
+        if not gc.isenabled():  # see app/__main__.py; what was imported until now stays, and is not searched again
+            gc.freeze()
+            gc.enable()
         try:
             return run_job(config)
         except Stopped as stopped:
