@@ -37,6 +37,8 @@ class Point:
     state: str
     metric: str | None = None
     """Name of the monitored metric."""
+    rule: str | None = None
+    """`greater` or `less`: which of its values is better."""
     value: float | None = None
     """Its best value so far."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -100,9 +102,10 @@ def read_sweep(folder: Path) -> Sweep:
     points = [read_point(folder / name, record) for name, record in read_records(folder).items()]
     named = [point.metric for point in points if point.metric]
     metric = max(named, key=named.count) if named else "val/top1"
+    rules = [point.rule for point in points if point.metric == metric and point.rule]
+    greater = rules[0] == "greater" if rules else is_greater(metric)
     for point in points:
-        point.value = point.value if point.metric == metric else best_of(point.rows, metric)
-    greater = is_greater(metric)
+        point.value = point.value if point.metric == metric else best_of(point.rows, metric, greater)
     points.sort(key=lambda point: (rank_key(point.value, greater), point.name))
     return Sweep(folder, points, metric, greater, about.get("command", []))
 
@@ -117,7 +120,7 @@ def read_point(folder: Path, record: dict[str, Any]) -> Point:
         point.step = row.get("step", point.step)
     if point.state == FAILED:
         point.reason, point.error = record.get("reason"), record.get("error")
-    point.metric, point.value = done.get("metric"), as_number(done.get("best"))
+    point.metric, point.rule, point.value = done.get("metric"), done.get("rule"), as_number(done.get("best"))
     point.metrics |= evaluated(done.get("metrics") or {})
     point.step = done.get("step", point.step)
     return point
@@ -165,10 +168,10 @@ def last_scalars(folder: Path, tail_bytes: int = 8192) -> dict[str, Any]:
     return values
 
 
-def best_of(rows: Sequence[dict[str, Any]], metric: str) -> float | None:
+def best_of(rows: Sequence[dict[str, Any]], metric: str, greater: bool) -> float | None:
     """The best value of `metric` in `rows`."""
     values = [row[metric] for row in rows if metric in row]
-    return (max if is_greater(metric) else min)(values, default=None)
+    return (max if greater else min)(values, default=None)
 
 
 def as_number(value: Any) -> float | None:
@@ -177,7 +180,7 @@ def as_number(value: Any) -> float | None:
 
 
 def is_greater(metric: str) -> bool:
-    """Whether greater is better, by the metric's name."""
+    """Whether greater is better, by the metric's name: while no point has finished and said so."""
     return not any(word in metric for word in ("loss", "error", "nll", "ece"))
 
 

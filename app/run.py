@@ -53,7 +53,7 @@ def run_job(cfg: DictConfig) -> float | None:
             return check(cfg, place, world)
         if cfg.mode == "test":
             return evaluate(cfg, place, world)
-        if world.is_main:
+        if world.is_main and folder.RUN_NAME.match(place.name):  # not a point of a sweep, nor a folder of one's own
             folder.link_latest(place)
         return train(cfg, place, world)
 

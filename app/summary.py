@@ -60,6 +60,7 @@ def conclude(run: Run, monitor: Monitor, seconds: float) -> None:
                 "length": run.length,
                 "stopped": run.stop_reason,
                 "metric": monitor.metric,
+                "rule": monitor.rule,
                 "best": monitor.best,
                 "metrics": monitor.summary,
                 "seconds": round(seconds, 1),
