@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from app import compatibility, manifest, provenance, store, torch_file
+from app import compatibility, manifest, provenance, recovery, torch_file
 from app.compatibility import class_name, parameter_names
 from app.errors import CheckpointError
 from app.manifest import FORMAT
@@ -103,7 +103,7 @@ def load(path: Path, *, verify: bool = True) -> dict[str, Any]:
     Raises:
         CheckpointError: damaged, hostile, not one of ours, or of a newer program.
     """
-    if verify and (found := store.manifest_of(path)) is not None:
+    if verify and (found := recovery.manifest_of(path)) is not None:
         manifest.verify(path.resolve().parent, found)
     state = torch_file.load(path)
     if not isinstance(state, dict) or not {"format", "kind", "model", "progress"} <= state.keys():
@@ -121,8 +121,8 @@ peek = functools.partial(load, verify=False)
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that is what was written; see `app.store.newest_intact`."""
-    found = store.newest_intact(folder)
+    """The newest checkpoint in `folder` that is what was written; see `app.recovery.newest_intact`."""
+    found = recovery.newest_intact(folder)
     return None if found is None else folder / found.name
 
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import nn
 
-from app import manifest, store, torch_file
+from app import manifest, recovery, torch_file
 from app.compatibility import some
 from app.download import local_file
 from app.errors import CheckpointError
@@ -57,7 +57,7 @@ def read_weights(
         CheckpointError: see `local_file` and `torch_file.load`; or the file holds no weights, or none under `prefix`.
     """
     path = local_file(location, interrupted=interrupted)
-    if (found := store.manifest_of(path)) is not None:
+    if (found := recovery.manifest_of(path)) is not None:
         manifest.verify(path.resolve().parent, found)
     weights = _unwrapped(_safetensors(path) if path.suffix == ".safetensors" else _state_dict(path), path)
     if prefix is None:

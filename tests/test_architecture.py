@@ -28,7 +28,7 @@ LAYERS = (
     "check command_line inputs build resume summary trial",
     "rules data_rules hook_rules arguments engine hooks",
     "hooks.base checkpoint provenance",
-    "data models visualizer metrics optim schedule loss saver weights compatibility",
+    "data models visualizer metrics optim schedule loss saver weights recovery finite compatibility",
     "speed state store class_scores param_groups metric_names download transfer torch_file",
     "manifest writer tree record folder speed",
     "targets dist parallel",

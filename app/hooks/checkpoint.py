@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from app.checkpoint import FULL, WEIGHTS, collect, config_sha256
 from app.clock import due
 from app.errors import DATA, IO, ConfigError, DataError
+from app.finite import write_finite
 from app.hooks.base import Hook
 from app.metric_names import metric_rules, resolve, resolve_rule
 from app.saver import Saver
@@ -230,36 +229,6 @@ class Checkpoint(Hook):
 def _is_over(run: Run) -> bool:
     """The run ends here, and not because its numbers are no longer finite."""
     return run.finished or (run.stop_reason is not None and run.exit_code != DATA)
-
-
-def write_finite(store: Store, entry: Save, parameters: frozenset[str], state: Mapping[str, Any]) -> str:
-    """Saves `state`, unless its weights are not finite; returns the file's name.
-
-    Raises:
-        DataError: naming the first such entry of the model.
-        SaveError: see `Store.save`.
-    """
-    name = nonfinite(state["model"], parameters)
-    if name is not None:
-        raise DataError(f"{name} is not finite at step {entry.step}: not saved")
-    return store.save(state, entry)
-
-
-def nonfinite(model: Mapping[str, Any], parameters: frozenset[str]) -> str | None:
-    """The first parameter with a NaN or an infinity, or buffer with a NaN (masks hold infinities); None if all is well.
-
-    A sum is finite when all its terms are, short of an overflow; only where it is not, each number is looked at.
-    """
-    for name, value in model.items():
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            continue
-        total = value.sum()
-        if bool(total.isfinite()):
-            continue
-        bad = ~value.isfinite() if name in parameters else value.isnan()
-        if bool(bad.any()):
-            return name
-    return None
 
 
 def _best_rules(names: Sequence[str], given: Sequence[str], known: Mapping[str, str | None]) -> dict[str, str]:

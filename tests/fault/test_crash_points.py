@@ -17,7 +17,7 @@ import pytest
 from operations import interposed, leftovers, opened, save, state_of
 
 from app import checkpoint
-from app.store import newest_intact
+from app.recovery import newest_intact
 from app.writer import SaveError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

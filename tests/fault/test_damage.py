@@ -20,7 +20,8 @@ from operations import leftovers, opened, save, state_of
 
 from app import checkpoint, torch_file
 from app.errors import CheckpointError
-from app.store import Save, newest_intact
+from app.recovery import newest_intact
+from app.store import Save
 from app.writer import SaveError
 
 

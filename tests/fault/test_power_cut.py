@@ -14,7 +14,7 @@ import pytest
 from operations import opened, save
 
 from app import checkpoint
-from app.store import newest_intact
+from app.recovery import newest_intact
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.manifest import Manifest
-from app.store import newest_intact
+from app.recovery import newest_intact
 
 ARGUMENTS = ["randomness.seed=1", "hooks.logger.interval=1", "logging.progress=false", "data.limit_train=640"]
 PATIENCE_SECONDS = 120.0

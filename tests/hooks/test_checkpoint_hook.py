@@ -15,10 +15,12 @@ from tiny_run import tiny_run, train
 
 from app import checkpoint
 from app.errors import ConfigError
+from app.finite import nonfinite
 from app.hooks.base import Hook
-from app.hooks.checkpoint import Checkpoint, nonfinite
+from app.hooks.checkpoint import Checkpoint
+from app.recovery import newest_intact
 from app.state import Run
-from app.store import Store, newest_intact
+from app.store import Store
 
 CONFIG: dict[str, Any] = {
     "mode": "train",
