@@ -1,10 +1,12 @@
 """Runs of several processes for the tests: torchrun around the real command, and a hook that does harm."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from app.hooks.base import Hook
 from app.state import Run, StepInfo
@@ -43,3 +45,12 @@ def run(world_size: int, folder: Path, *overrides: str, restarts: int = 0, secon
     with start(world_size, folder, *overrides, restarts=restarts) as process:
         output, _ = process.communicate(timeout=seconds)
     return process.returncode, output
+
+
+def measure(world_size: int) -> dict[str, Any]:
+    """What tests/rank_evaluation.py finds on so many ranks."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    output = subprocess.check_output([*torchrun, str(HERE / "rank_evaluation.py")], env=environment, text=True)
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found

@@ -88,6 +88,14 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_resume_is_exact(tmp_path
     assert scalars(whole) == scalars(parts)
 
 
+def test_evaluation_is_the_same_to_the_bit_on_any_number_of_ranks() -> None:
+    alone = ranks.measure(1)
+    assert set(alone) == {"1", "7", "1001", "10000"}
+    assert sum(map(sum, alone["10000"]["confusion"])) == 10_000
+    for size in (2, 3, 4):
+        assert ranks.measure(size) == alone, f"{size} ranks"
+
+
 def test_a_frozen_rank_is_named_and_ends_the_others(tmp_path: Path) -> None:
     with ranks.start(2, tmp_path / "run", *RECIPE, "env.dist.timeout=8", harm(5, 1, "SIGSTOP")) as process:
         assert process.stdout is not None
