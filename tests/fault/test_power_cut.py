@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from operations import opened, save
@@ -23,37 +24,50 @@ def succeeds(*command: object) -> bool:
     return subprocess.run([str(word) for word in command], capture_output=True).returncode == 0
 
 
+SIZES_MIB = {"ext4": 16, "xfs": 320, "btrfs": 128}
+"""About the least that each file system can be made with."""
+OPTIONS = {"xfs": "loop,nouuid"}
+"""A copy is mounted beside the original, with the same identifier; btrfs takes that since Linux 6.7."""
+
+
+class Disk(NamedTuple):
+    image: Path
+    place: Path
+    options: str
+
+
 @contextmanager
-def mounted(image: Path, place: Path) -> Iterator[Path]:
+def mounted(image: Path, place: Path, options: str) -> Iterator[Path]:
     place.mkdir(exist_ok=True)
-    assert succeeds("mount", "-o", "loop", image, place)
+    assert succeeds("mount", "-o", options, image, place)
     try:
         yield place
     finally:
         assert succeeds("umount", place)
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
-    """An image file, and where it is mounted. ext4 only: xfs and btrfs do not mount a copy beside the original."""
-    image, place = tmp_path / "image", tmp_path / "live"
+@pytest.fixture(params=SIZES_MIB)
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Disk]:
+    """An image file with a file system on it, mounted."""
+    kind: str = request.param
+    image, place, options = tmp_path / "image", tmp_path / "live", OPTIONS.get(kind, "loop")
     image.touch()
-    os.truncate(image, 16 << 20)
-    if shutil.which("mkfs.ext4") is None or not succeeds("mkfs.ext4", image):
-        pytest.skip("needs mkfs.ext4")
+    os.truncate(image, SIZES_MIB[kind] << 20)
+    if shutil.which(f"mkfs.{kind}") is None or not succeeds(f"mkfs.{kind}", image):
+        pytest.skip(f"needs mkfs.{kind}")
     place.mkdir()
-    if not succeeds("mount", "-o", "loop", image, place):
-        pytest.skip("may not mount")
+    if not succeeds("mount", "-o", options, image, place):
+        pytest.skip(f"may not mount {kind}")
     assert succeeds("umount", place)
-    with mounted(image, place):
-        yield image, place
+    with mounted(image, place, options):
+        yield Disk(image, place, options)
 
 
-def after_power_cut(image: Path, folder: Path) -> int:
+def after_power_cut(disk: Disk, folder: Path) -> int:
     """The step that a start on a copy of the disk goes on from; what was not synced is not in the image file."""
     copy = folder / "copy"
-    shutil.copyfile(image, copy)
-    with mounted(copy, folder / "after") as place:
+    assert succeeds("cp", "--sparse=always", disk.image, copy)
+    with mounted(copy, folder / "after", disk.options) as place:
         found = newest_intact(place / "run")
         if found is None:
             return 0
@@ -62,20 +76,18 @@ def after_power_cut(image: Path, folder: Path) -> int:
         return found.step
 
 
-def test_right_after_a_save(disk: tuple[Path, Path], tmp_path: Path) -> None:
-    image, place = disk
-    store = opened(place / "run", 2)
+def test_right_after_a_save(disk: Disk, tmp_path: Path) -> None:
+    store = opened(disk.place / "run", 2)
     for step in range(1, 7):
         save(store, step)
-        assert after_power_cut(image, tmp_path) == step
+        assert after_power_cut(disk, tmp_path) == step
 
 
-def test_inside_a_save(disk: tuple[Path, Path], tmp_path: Path) -> None:
-    image, place = disk
+def test_inside_a_save(disk: Disk, tmp_path: Path) -> None:
     done, tell = os.pipe()
     child = os.fork()
     if child == 0:
-        store = opened(place / "run", 1)
+        store = opened(disk.place / "run", 1)
         for step in range(1, 100_000):
             save(store, step)
             os.write(tell, step.to_bytes(4, "big"))
@@ -85,7 +97,7 @@ def test_inside_a_save(disk: tuple[Path, Path], tmp_path: Path) -> None:
         for _ in range(6):
             complete = int.from_bytes(os.read(done, 4 * 10_000)[-4:], "big")
             os.kill(child, signal.SIGSTOP)
-            assert after_power_cut(image, tmp_path) >= complete
+            assert after_power_cut(disk, tmp_path) >= complete
             os.kill(child, signal.SIGCONT)
     finally:
         os.kill(child, signal.SIGKILL)
