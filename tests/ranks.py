@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from app.hooks.base import Hook
 from app.state import Run, StepInfo
 
@@ -24,6 +27,19 @@ class Harm(Hook):
         first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
         if first and run.state.progress.step == self.step and run.world.rank == self.rank:
             os.kill(os.getpid(), self.number)
+
+
+class HalfUsed(nn.Module):
+    """Has a parameter that its output does not depend on."""
+
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        self.used = nn.Linear(image_size**2, num_classes)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.used(images.flatten(1))
+        return logits
 
 
 def harm(step: int, rank: int, name: str) -> str:

@@ -134,3 +134,25 @@ def wait_for(condition: Any, seconds: float = 90) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_unused_parameters_need_the_setting_that_looks_for_them(tmp_path: Path) -> None:
+    model = ("model=custom", "model._target_=ranks.HalfUsed", "train.max_epochs=1", "env.device=cpu", "hooks=[default]")
+    recipe = (*(word for word in RECIPE if not word.startswith(("model", "hooks"))), *model)
+    code, output = ranks.run(2, tmp_path / "refused", *recipe, "env.dist.timeout=20")
+    assert code != 0
+    assert "find_unused_parameters" in output
+    code, output = ranks.run(2, tmp_path / "looked_for", *recipe, "env.dist.find_unused_parameters=true")
+    assert code == 0, output
+
+
+@pytest.mark.slow
+def test_diff_rank_seed_changes_what_the_other_ranks_draw(tmp_path: Path) -> None:
+    recipe = (*RECIPE, "model.dropout=0.5", "train.max_epochs=1")
+    digests = set()
+    for name, setting in (("same", "false"), ("again", "false"), ("different", "true")):
+        code, output = ranks.run(2, tmp_path / name, *recipe, f"randomness.diff_rank_seed={setting}")
+        assert code == 0, output
+        digests.add(digest(weights(tmp_path / name, 4)["model"]))
+    assert len(digests) == 2

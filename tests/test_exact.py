@@ -101,3 +101,16 @@ def test_the_loader_path_gives_the_same_bits_with_any_number_of_workers(run_app:
         for workers in (0, 1, 3)
     }
     assert len(set(digests.values())) == 1, digests
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_workers_give_the_same_bits_however_they_are_started(run_app: RunApp, start_method: str) -> None:
+    recipe = (
+        "data=fake", "data.size=40", "data.val_size=10", "data.image_size=12", "data.in_memory=false",
+        "data.augment=[crop]", "data.batch_size=16", "train.max_epochs=1", "model.width=4", "randomness.seed=5",
+        "data.num_workers=1",
+    )  # fmt: skip
+    forked = run_app("fork", *recipe)
+    other = run_app(start_method, *recipe, f"env.mp.start_method={start_method}")
+    assert digest(final(forked, "epoch_1")) == digest(final(other, "epoch_1"))
