@@ -23,7 +23,7 @@ from benchmarks.measure import Section
 HERE = Path(__file__).parent
 RESULTS, CHANGES = HERE / "RESULTS.md", HERE / "CHANGES.md"
 SECTIONS = (
-    "engine", "small_data", "folder_decode", "start", "checkpoint_save", "resume", "evaluation", "gpu",
+    "engine", "small_data", "folder_decode", "start", "checkpoint_save", "resume", "evaluation", "scaling", "gpu",
 )  # fmt: skip
 PROGRAMS = ("cli_start", "launchers", "stress")
 """These print tables of their own, and take arguments: see their files."""
