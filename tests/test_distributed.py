@@ -66,7 +66,8 @@ def test_ddp_and_fsdp_equal_one_process_and_go_on_at_another_world_size(run_app:
         assert_same_curve(one, folder)
     moved = tmp_path / "moved"
     assert ranks.run(4, moved, *RECIPE, harm(6, 2, "SIGKILL"))[0] != 0  # in the middle of the second epoch
-    code, output = ranks.run(3, moved, *RECIPE, "resume=true", "train.max_epochs=3")
+    assert ranks.run(2, moved, *RECIPE, "resume=true", harm(9, 0, "SIGKILL"))[0] != 0
+    code, output = ranks.run(3, moved, *RECIPE, "resume=true")
     assert code == 0, output
     assert_close(weights(one), weights(moved))
     assert_same_curve(one, moved)
@@ -108,16 +109,18 @@ def test_a_frozen_rank_is_named_and_ends_the_others(tmp_path: Path) -> None:
     assert process.returncode != 0
 
 
-def test_a_dead_agent_leaves_no_orphans_and_loses_no_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_dead_agent_leaves_no_orphans_and_loses_no_step(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "run"
     with ranks.start(2, folder, *RECIPE, "train.max_epochs=100000", "hooks.checkpoint.interval=1000000") as process:
         rows = folder / "vis_data" / "scalars.jsonl"
         wait_for(lambda: rows.exists() and rows.stat().st_size > 0)
         children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-        process.kill()
+        process.send_signal(getattr(signal, name))
         process.wait()
         wait_for(lambda: not any(Path(f"/proc/{pid}/cwd").exists() for pid in children))
-    assert list((folder / "checkpoints").glob("*.json"))
+    (saved,) = (json.loads(path.read_text()) for path in (folder / "checkpoints").glob("iter_*.json"))
+    assert saved["step"] == scalars(folder)[-1]["step"], "the step that was logged last"
 
 
 @pytest.mark.slow
@@ -134,6 +137,19 @@ def wait_for(condition: Any, seconds: float = 90) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_autocast_under_both_strategies(run_app: RunApp, tmp_path: Path, amp: str) -> None:
+    recipe = (*RECIPE, f"train.amp={amp}")
+    one = run_app("one", *recipe)
+    for strategy in ("ddp", "fsdp"):
+        folder = tmp_path / strategy
+        code, output = ranks.run(2, folder, *recipe, f"env.dist.strategy={strategy}")
+        assert code == 0, output
+        for left, right in zip(curve(one), curve(folder), strict=True):
+            assert left == pytest.approx(right, rel=0.03, abs=0.03)
 
 
 @pytest.mark.slow
