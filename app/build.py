@@ -6,12 +6,10 @@ import copy
 import functools
 import inspect
 import logging
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
@@ -30,7 +28,7 @@ from app.metrics import Metrics
 from app.optim import build_optimizer
 from app.parallel import parallel, synchronised
 from app.record import plain, values
-from app.rng import mix
+from app.rng import seed_building
 from app.schema.data import DataConf
 from app.speed import compile_forward, set_layout
 from app.speed import describe as describe_speed
@@ -101,14 +99,6 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
     metric = resolve(cfg.metrics.monitor, rules)
     run.hooks = {"monitor": Monitor(metric, resolve_rule(metric, rules)), **build_hooks(cfg)}
     return run
-
-
-def seed_building(seed: int) -> None:
-    """Seeds what initialises the weights: the same on every rank."""
-    value = mix(seed, "build")
-    torch.manual_seed(value)
-    np.random.seed(value & 0xFFFFFFFF)
-    random.seed(value)
 
 
 def build_data(cfg: DictConfig, world: World, seed: int) -> Feed:

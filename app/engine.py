@@ -232,16 +232,10 @@ def mirrored(
     return forward
 
 
-def no_autocast() -> AbstractContextManager[None]:
-    return _NO_AUTOCAST
-
-
-_NO_AUTOCAST = nullcontext()
-
-
 def autocast_for(amp: str | None, device: torch.device) -> Autocast:
     """The autocast context of `train.amp`: None, `bf16` or `fp16`."""
     if amp is None:
-        return no_autocast
+        off = nullcontext()
+        return lambda: off
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     return lambda: torch.autocast(device.type, dtype=dtype)

@@ -22,7 +22,7 @@ def parallel(
     model's parameters into DTensors in place: each child with parameters is one unit, and the rest another.
 
     Raises:
-        ConfigError: synchronised batch norm without GPUs.
+        ConfigError: `forward` is not a module, so DDP cannot wrap it.
     """
     if world.size == 1:
         return forward
@@ -40,7 +40,11 @@ def parallel(
         return forward
     from torch.nn.parallel import DistributedDataParallel
 
-    assert isinstance(forward, nn.Module)
+    if not isinstance(forward, nn.Module):
+        raise ConfigError(
+            f"env.compile with CUDA graphs (reduce-overhead, max-autotune) and env.dist.strategy=ddp on {world.size} "
+            "processes do not go together; use env.compile=true, or env.dist.strategy=fsdp"
+        )
     return DistributedDataParallel(
         forward,
         device_ids=[world.device] if world.device.type == "cuda" else None,

@@ -110,7 +110,6 @@ def restore(run: Run, source: Path) -> None:
             logger.info("changed since the checkpoint: %s = %s (was %s)", key, new, old)
     for note in checkpoint.restore(run, state, source):
         logger.warning(note)
-    run.restored_from = source
     logger.info("restored %s", position(run))
 
 

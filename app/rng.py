@@ -28,7 +28,6 @@ def step_seeder(seed: int, rank: int, device: torch.device) -> Callable[[int], N
 
     It addresses the generators directly: `torch.manual_seed` takes 100 µs, these four together about 8.
     """
-    cpu = torch.default_generator
     accelerator: torch.Generator | None = None
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]
@@ -38,18 +37,26 @@ def step_seeder(seed: int, rank: int, device: torch.device) -> Callable[[int], N
 
     def seed_step(step: int) -> None:
         value = mix(seed, "step", step, rank)
-        cpu.manual_seed(value)
+        _seed_host(value)
         if accelerator is not None:
             accelerator.manual_seed(value)
-        np.random.seed(value & 0xFFFFFFFF)
-        random.seed(value)
 
     return seed_step
 
 
 def seed_sample(seed: int, epoch: int, index: int) -> None:
     """Seeds the global generators for the augmentation of one sample, in a loader worker or in the main process."""
-    value = mix(seed, "sample", epoch, index)
+    _seed_host(mix(seed, "sample", epoch, index))
+
+
+def seed_building(seed: int) -> None:
+    """Seeds what initialises the weights, on every device: the same on every rank."""
+    value = mix(seed, "build")
+    torch.manual_seed(value)
+    _seed_host(value)
+
+
+def _seed_host(value: int) -> None:
     torch.default_generator.manual_seed(value)
     np.random.seed(value & 0xFFFFFFFF)
     random.seed(value)

@@ -161,8 +161,6 @@ class Run:
     evaluation_seconds: float = 0.0
     """How long it took."""
     checkpoint_folder: Path | None = None
-    restored_from: Path | None = None
-    """The checkpoint this launch went on from."""
     stop_reason: str | None = None
     exit_code: int = 0
     skip_nonfinite: bool = False
@@ -177,11 +175,6 @@ class Run:
     """Evaluates the weights as they are now, without hooks; None when interrupted. Set by the engine."""
     rollback: Callable[[], bool] = lambda: False
     """Returns to the newest intact checkpoint; False when there is none. Set by app.run."""
-
-    @property
-    def split(self) -> str:
-        """The part of the data that is evaluated: `val` or `test`."""
-        return self.phase
 
     def stop(self, reason: str, exit_code: int = 0) -> None:
         """Ends the run after this iteration's commit; the first reason counts."""

@@ -159,7 +159,7 @@ class Measured:
 
 def initial(case: Case, first: Training) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """The weights that the app starts from, and its normalised images and targets in the order of the data set."""
-    from app.build import seed_building
+    from app.rng import seed_building
 
     seed_building(SEED)
     weights = copy.deepcopy(case.build().state_dict())

@@ -6,7 +6,7 @@ from time import process_time
 
 import torch
 
-from app.engine import evaluate, no_autocast
+from app.engine import autocast_for, evaluate
 from benchmarks.clock import train
 from benchmarks.measure import Section, interleaved, ratio, spread
 
@@ -36,7 +36,7 @@ def evaluation(quick: bool) -> Section:
 
     def everything() -> float:
         begin = process_time()
-        evaluate(run, "val", no_autocast)
+        evaluate(run, "val", autocast_for(None, run.world.device))
         return process_time() - begin
 
     times = interleaved({"forward": forward, "everything": everything}, rounds)
