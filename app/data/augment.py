@@ -28,13 +28,12 @@ TRANSFORMS = {
 def build_augmentation(recipe: Recipe, seed: int) -> Stage:
     """All of `recipe` (as `parse_augment` gives it) but `resized_crop`, one after the other.
 
-    Flips beside a crop are resolved into its gather; what torchvision does is done image by image.
+    What torchvision does is done image by image.
 
     Raises:
         ConfigError: torchvision refuses an argument.
     """
     stages: list[Stage] = []
-    shifts = {name: arguments for name, arguments in recipe if name == "crop" or name in MIRRORS}
     transforms = [(name, arguments) for name, arguments in recipe if name in TRANSFORMS or name[0].isupper()]
     for name, arguments in recipe:
         if name == "rotate":
@@ -42,8 +41,8 @@ def build_augmentation(recipe: Recipe, seed: int) -> Stage:
         elif name == "erase":
             stages.append(erase(seed, **arguments))
         elif name == "crop":
-            stages.append(shift(seed, shifts))
-        elif name in MIRRORS and "crop" not in shifts:
+            stages.append(crop(seed, **arguments))
+        elif name in MIRRORS:
             stages.append(mirror(seed, name, **arguments))
         elif transforms and name == transforms[0][0]:
             stages.append(each(seed, [transform(*entry) for entry in transforms]))
@@ -56,24 +55,20 @@ def build_augmentation(recipe: Recipe, seed: int) -> Stage:
     return augment
 
 
-def shift(seed: int, arguments: dict[str, dict[str, Any]]) -> Stage:
-    """Crop from the padded image (He et al., arXiv:1512.03385, section 4.2) and mirroring."""
-    padding, fill = arguments["crop"]["padding"], arguments["crop"]["fill"]
+def crop(seed: int, padding: int, fill: int) -> Stage:
+    """Crop of the image's own size from the padded image (He et al., arXiv:1512.03385, section 4.2)."""
 
     def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         count, channels, height, width = images.shape
-        rows = torch.arange(height, device=images.device).expand(count, -1)
-        columns = torch.arange(width, device=images.device).expand(count, -1)
-        if "flip" in arguments:
-            columns = torch.where(_chosen(seed, epoch, indices, "flip", **arguments["flip"]), columns.flip(1), columns)
-        if "vflip" in arguments:
-            rows = torch.where(_chosen(seed, epoch, indices, "vflip", **arguments["vflip"]), rows.flip(1), rows)
-        moves = (rng.uniforms(seed, epoch, indices, 2, "crop") * (2 * padding + 1)).long()
-        rows, columns = rows + moves[:, :1], columns + moves[:, 1:]
-        images = pad(images, (padding,) * 4, value=fill)
-        source = rows[:, :, None] * images.shape[3] + columns[:, None, :]
-        source = source.view(count, 1, -1).expand(-1, channels, -1)
-        return images.view(count, channels, -1).gather(2, source).view(count, channels, height, width)
+        padded = pad(images, (padding,) * 4, value=fill).contiguous()
+        plane, row = padded.stride(1), padded.stride(2)
+        top, left = (rng.uniforms(seed, epoch, indices, 2, "crop") * (2 * padding + 1)).long().unbind(1)
+        first = torch.arange(count, device=images.device) * (channels * plane) + top * row + left
+        planes = torch.arange(channels, device=images.device)[:, None] * plane
+        starts = first[:, None, None] + planes + torch.arange(height, device=images.device) * row
+        # Every run of `width` pixels in memory, as one row: a crop copies whole rows, twice as fast as pixel by pixel.
+        runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
+        return runs.index_select(0, starts.view(-1)).view(images.shape)
 
     return apply
 

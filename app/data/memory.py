@@ -13,7 +13,7 @@ from app.data.order import Micro
 from app.data.source import ImageTensor
 from app.schema.augment import Recipe
 
-GROUP_BYTES = {"cpu": 1 << 20, "cuda": 1 << 26}
+GROUP_BYTES = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Float pixels that are prepared in one go: on a CPU they stay in its cache, on a GPU few kernels are launched."""
 
 
@@ -36,7 +36,7 @@ class MemoryPart:
         self._targets = source.targets.to(device)
         self._seed, self._side, self._device, self._normalize = seed, images.shape[-1], device, normalize
         sample_bytes = 4 * images[0].numel()
-        self._group = max(1, GROUP_BYTES.get(device.type, GROUP_BYTES["cuda"]) // sample_bytes)
+        self._group = max(1, GROUP_BYTES.get(device.type, GROUP_BYTES["cpu"]) // sample_bytes)
 
     def __len__(self) -> int:
         return len(self._targets)
