@@ -216,6 +216,29 @@ def test_evaluation_takes_the_centre_as_torchvision_does() -> None:
     assert torch.equal(ours, torch.from_numpy(np.array(exact)).permute(2, 0, 1))
 
 
+def test_a_jpeg_has_the_pixels_that_pillow_gives() -> None:
+    """Whole, reduced by the decoder, grey, with full colour, with a second picture behind it, and cut short."""
+    image = picture(203, 301)
+    kinds = [
+        encoded(image, "JPEG", quality=75),
+        encoded(image, "JPEG", quality=75, progressive=True),
+        encoded(image, "JPEG", quality=75, subsampling=0),
+        encoded(image.convert("L"), "JPEG"),
+        encoded(image, "MPO", save_all=True, append_images=[image]),
+    ]
+    for data in kinds:
+        for reduction in (1, 2, 4, 8):
+            side = 200 // reduction
+            theirs = Image.open(io.BytesIO(data))
+            theirs.draft(theirs.mode, (203 // reduction, 301 // reduction))
+            pixels = torch.from_numpy(np.array(theirs.convert("RGB"))).permute(2, 0, 1)[None]
+            assert pixels.shape[2] == -(-301 // reduction)
+            expected = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)[0]
+            assert torch.equal(decode(data, side, whole, LIMIT), expected)
+    with pytest.raises(UnreadableError, match="truncated"):
+        decode(kinds[0][:-200], None, whole, LIMIT)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
