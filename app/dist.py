@@ -1,6 +1,8 @@
 """The processes of one run: who am I, what do all of us agree on."""
 
 import ctypes
+import gc
+import importlib
 import os
 import signal
 import socket
@@ -125,6 +127,7 @@ def connected(env: Mapping[str, Any]) -> Iterator[World]:
     store, rank, size = next(rendezvous(where, rank, size, timeout=timeout))
     # torchrun keeps its store when it starts the ranks again: without a prefix they read the dead ones' addresses.
     attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    importlib.import_module("torch.distributed.nn")  # its functions keep the group that they find when DDP imports them
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=timeout)
     world = World(device, rank, size, local_rank, local_size)
     members = world.gather((socket.gethostname(), os.getpid()))
@@ -138,6 +141,9 @@ def connected(env: Mapping[str, Any]) -> Iterator[World]:
             "everything up to the last checkpoint is kept: start again with resume=true"
         ) from error
     finally:
+        # DDP first, which the run holds in a cycle: only a group that nobody refers to any more ends its threads, and
+        # one that gives back a tensor while the interpreter ends aborts the process.
+        gc.collect()
         dist.destroy_process_group()
 
 

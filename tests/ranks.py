@@ -1,5 +1,6 @@
 """Runs of several processes for the tests: torchrun around the real command, and a hook that does harm."""
 
+import atexit
 import json
 import os
 import signal
@@ -27,6 +28,18 @@ class Harm(Hook):
         first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
         if first and run.state.progress.step == self.step and run.world.rank == self.rank:
             os.kill(os.getpid(), self.number)
+
+
+class Threads(Hook):
+    """Prints the names of the threads that are left when the interpreter ends."""
+
+    def attach(self, run: Run) -> None:
+        atexit.register(self.show, run.world.rank)
+
+    @staticmethod
+    def show(rank: int) -> None:
+        names = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+        print(f"rank {rank} ends with threads {names}", flush=True)
 
 
 class HalfUsed(nn.Module):

@@ -89,6 +89,16 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_resume_is_exact(tmp_path
     assert scalars(whole) == scalars(parts)
 
 
+def test_no_thread_of_the_process_group_is_left_at_exit(tmp_path: Path) -> None:
+    """A thread of gloo's that gives back a tensor while the interpreter ends aborts the process, one run in twenty."""
+    code, output = ranks.run(2, tmp_path / "run", *RECIPE, "train.max_epochs=1", "+hooks.x={_target_: ranks.Threads}")
+    assert code == 0, output
+    for rank in range(2):
+        names = output.partition(f"rank {rank} ends with threads ")[2].partition("\n")[0]
+        assert "python" in names
+        assert "gloo" not in names
+
+
 def test_evaluation_is_the_same_to_the_bit_on_any_number_of_ranks() -> None:
     alone = ranks.measure(1)
     assert set(alone) == {"1", "7", "1001", "10000"}
