@@ -1,18 +1,22 @@
 """What is said, when, and by whom."""
 
 import io
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from invocation import Terminal
 from runs import RunApp, scalars
 
+from app import engine
 from app.log import ConsoleHandler, ProgressDisplay, quiet_other_ranks
+from app.state import Run
 
 TINY = ("data.limit_train=64", "data.limit_val=32", "data.batch_size=16", "model=mlp", "hooks.checkpoint.interval=-1")
 """Four steps an epoch."""
@@ -30,6 +34,56 @@ def test_lines_come_at_their_interval_and_at_the_end(run_app: RunApp) -> None:
     line = next(line for line in (long / "app.log").read_text().splitlines() if "epoch 2/2" in line)
     for part in (r"loss \d", r"top1 \d", r"lr \d", r"grad_norm \d", r"time \d.* ms \(data", r"\d img/s", r"eta 0:"):
         assert re.search(part, line), part
+
+
+def test_the_time_left_includes_every_evaluation_to_come(
+    run_app: RunApp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = engine.evaluate
+
+    def slow(run: Run, *arguments: Any) -> dict[str, float] | None:
+        metrics = original(run, *arguments)
+        run.evaluation_seconds = 1000.0
+        return metrics
+
+    monkeypatch.setattr(engine, "evaluate", slow)
+    run_app("epochs", *TINY, "train.max_epochs=7", "train.val_interval=3", "hooks.logger.interval=100")
+    left = [int(seconds) // 1000 for seconds in eta(capsys.readouterr().out)]
+    assert left == [0, 0, 0, 2, 2, 2, 1], "nothing is known before the first; then at 3 (done), 6 and 7"
+    iterations = ("train.by_epoch=false", "train.max_epochs=null", "train.max_iters=8", "train.val_interval=2")
+    run_app("iterations", *TINY, *iterations, "hooks.logger.interval=1", "schedule.warmup=0")
+    left = [int(seconds) // 1000 for seconds in eta(capsys.readouterr().out)]
+    assert left == [0, 0, 3, 2, 2, 1, 1, 0]
+
+
+def eta(text: str) -> list[float]:
+    """The seconds left, in each line that says so."""
+    found = re.findall(r"eta (\d+):(\d+):(\d+)", text)
+    return [3600 * int(hours) + 60 * int(minutes) + int(seconds) for hours, minutes, seconds in found]
+
+
+def test_images_per_second_are_those_of_the_window(run_app: RunApp) -> None:
+    folder = run_app(
+        "run", *TINY, "data.limit_train=65", "train.max_epochs=1", "hooks.logger.interval=1", "logging.window_size=5"
+    )
+    rows = [json.loads(line) for line in (folder / "vis_data" / "scalars.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "train/time" in row][-1]
+    assert last["train/images_per_second"] == pytest.approx(65 / (5 * last["train/time"])), "not the last batch's one"
+
+
+def test_no_accuracy_is_shown_for_mixed_targets(run_app: RunApp) -> None:
+    switch = "hooks.switch_recipe.schedule=[{epoch: 1, batch_augment: {mixup: {}}}]"
+    folder = run_app(
+        "run",
+        *TINY,
+        "train.max_epochs=2",
+        "hooks.logger.interval=1",
+        "logging.window_size=2",
+        "+hooks=switch_recipe",
+        switch,
+    )
+    shown = ["train/top1" in row for row in scalars(folder) if "train/loss" in row]
+    assert shown == [True] * 5 + [False] * 3, "the window of the first mixed step still holds one that was not"
 
 
 def test_custom_values_are_reduced_as_asked(run_app: RunApp) -> None:

@@ -6,10 +6,12 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from time import perf_counter
 from typing import Any
 
 import torch
 
+from app.clock import times_left
 from app.hooks.base import Hook
 from app.log import ProgressDisplay
 from app.state import Run, StepInfo
@@ -25,35 +27,36 @@ class Window:
 
     def __init__(self, source: str, method: str, window: int | str, name: str) -> None:
         self.source, self.method, self.window, self.name = source, method, window, name
-        self.values: deque[float] = deque(maxlen=window if isinstance(window, int) else 0)
+        self.values: deque[float | None] = deque(maxlen=window if isinstance(window, int) else 0)
         self.reset()
 
     def reset(self) -> None:
         """Forgets an epoch's values."""
         self.count, self.total, self.least, self.greatest, self.last = 0, 0.0, float("inf"), float("-inf"), float("nan")
 
-    def add(self, value: float) -> None:
-        self.last = value
+    def add(self, value: float | None) -> None:
+        """Takes one step's value; None where the step has none, such as the accuracy on mixed targets."""
+        self.last = float("nan") if value is None else value
         if isinstance(self.window, int):
             self.values.append(value)
-            return
-        self.count += 1
-        self.total += value
-        self.least, self.greatest = min(self.least, value), max(self.greatest, value)
+        elif value is not None:
+            self.count += 1
+            self.total += value
+            self.least, self.greatest = min(self.least, value), max(self.greatest, value)
 
     def result(self) -> float:
-        """NaN before the first value."""
+        """NaN where the window holds no value."""
         if self.method == "last":
             return self.last
         if isinstance(self.window, int):
-            if not self.values:
-                return float("nan")
-            if self.method == "mean":
-                return sum(self.values) / len(self.values)
-            return min(self.values) if self.method == "min" else max(self.values)
-        if self.method == "mean":
-            return self.total / self.count if self.count else float("nan")
-        return self.least if self.method == "min" else self.greatest
+            values = [value for value in self.values if value is not None]
+            count, total = len(values), sum(values)
+            least, greatest = min(values, default=float("nan")), max(values, default=float("nan"))
+        else:
+            count, total, least, greatest = self.count, self.total, self.least, self.greatest
+        if not count:
+            return float("nan")
+        return {"mean": total / count, "min": least, "max": greatest}[self.method]
 
     def state_dict(self) -> dict[str, Any]:
         numbers = [self.count, self.total, self.least, self.greatest, self.last]
@@ -86,11 +89,12 @@ class Logger(Hook):
         settings = run.config["logging"]
         self.run = run
         self.windows = make_windows(settings["window_size"], settings["custom"])
+        self.pace: deque[tuple[int, float]] = deque(maxlen=settings["window_size"])
+        """Images and seconds of the newest steps."""
         self.digits = settings["num_digits"]
         total = run.length if run.by_epoch else run.total_steps
         enabled = settings["progress"] if run.world.is_main else False
         self.display = ProgressDisplay(enabled, total, "epochs" if run.by_epoch else "iterations")
-        self.best: tuple[float, str] | None = None
 
     def epoch_start(self, run: Run) -> None:
         if run.state.progress.batch == 0:
@@ -117,30 +121,32 @@ class Logger(Hook):
         columns = [torch.stack([step.loss for step in steps]).double()]
         hits = [correct(step) for step in steps]
         columns.append(torch.stack([hit if hit is not None else columns[0].new_tensor(float("nan")) for hit in hits]))
+        before = perf_counter()
         device_values = self.run.world.sum(torch.stack(columns)).tolist()
+        waited = (perf_counter() - before) / len(steps)  # for the device, which was still at work on these steps
         norms = [step.grad_norm for step in steps if step.grad_norm is not None]
         norm_values = iter(torch.stack(norms).tolist() if norms else [])
         for loss, hit, step in zip(*device_values, steps, strict=True):
             values = {
                 "loss": loss,
-                "top1": hit / step.size,
-                "grad_norm": next(norm_values) if step.grad_norm is not None else float("nan"),
+                "top1": None if hit != hit else hit / step.size,
+                "grad_norm": None if step.grad_norm is None else next(norm_values),
                 "lr": step.lr,
-                "time": step.step_seconds,
+                "time": step.step_seconds + waited,
                 "data_time": step.data_seconds,
             }
+            self.pace.append((step.size, values["time"]))
             for window in self.windows:
-                value = values[window.source]
-                if value == value or window.source == "loss":
-                    window.add(value)
+                window.add(values[window.source])
 
     def write(self, run: Run, step: StepInfo) -> None:
         """One line, and the same numbers to the visualizer."""
         progress = run.state.progress
-        values = {window.name: window.result() for window in self.windows}
-        values = {name: value for name, value in values.items() if value == value or name == "loss"}
-        seconds = values.get("time", step.step_seconds)
-        values["images_per_second"] = step.size / seconds if seconds else float("nan")
+        results = [(window, window.result()) for window in self.windows]
+        values = {window.name: value for window, value in results if value == value or window.source == "loss"}
+        sizes, durations = zip(*self.pace, strict=True)
+        seconds = sum(durations) / len(durations)
+        values["images_per_second"] = sum(sizes) / sum(durations)
         memory = memory_mib(run.world.device)
         if memory is not None:
             values["memory_mib"] = memory
@@ -150,7 +156,7 @@ class Logger(Hook):
         parts = [f"{name} {self.number(values[name])}" for name in names if name in values]
         custom = [name for name in values if name not in SOURCES and name not in ("images_per_second", "memory_mib")]
         parts += [f"{name} {self.number(values[name])}" for name in custom]
-        parts.append(f"time {seconds * 1000:.1f} ms (data {values.get('data_time', 0.0) * 1000:.1f})")
+        parts.append(f"time {values['time'] * 1000:.1f} ms (data {values['data_time'] * 1000:.1f})")
         parts.append(f"{values['images_per_second']:.0f} img/s")
         if memory is not None:
             parts.append(f"memory {memory:.0f} MiB")
@@ -163,11 +169,10 @@ class Logger(Hook):
         )
 
     def remaining_seconds(self, run: Run, step_seconds: float) -> float:
-        """Steps still to do and, at the rate seen so far, their evaluations."""
-        left = run.total_steps - run.position
-        if not run.by_epoch:
-            return left * step_seconds
-        return left * step_seconds + (run.length - run.state.progress.epoch) * run.evaluation_seconds
+        """The steps still to do, and the evaluations among them, each as long as the last one."""
+        train = run.config["train"]
+        evaluations = times_left(run.count, run.length, train["val_interval"], train["val_begin"])
+        return (run.total_steps - run.position) * step_seconds + evaluations * run.evaluation_seconds
 
     def number(self, value: float) -> str:
         return f"{value:.{self.digits}g}" if abs(value) < 0.01 else f"{value:.{self.digits}f}"

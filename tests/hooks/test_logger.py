@@ -46,3 +46,15 @@ def test_a_custom_rule_replaces_or_adds() -> None:
     assert (windows["top1_max"].method, windows["top1_max"].window) == ("max", 10)
     assert windows["top1"].method == "mean"
     assert windows["lr"].method == "last"
+
+
+@pytest.mark.parametrize("size", [2, "epoch"])
+@pytest.mark.parametrize("method", ["mean", "min", "max", "last"])
+def test_steps_without_a_value_are_left_out(method: str, size: int | str) -> None:
+    window = Window("top1", method, size, "top1")
+    for value in (0.5, None):
+        window.add(value)
+    assert math.isnan(window.result()) if method == "last" else window.result() == 0.5
+    window.reset()
+    window.add(None)
+    assert math.isnan(window.result()), "nothing left of what was before"
