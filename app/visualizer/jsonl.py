@@ -70,6 +70,13 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
+def scalars(path: Path, until: int) -> Iterator[tuple[dict[str, float], int, int]]:
+    """The (values, step, epoch) of the rows of `scalars.jsonl` up to step `until`."""
+    for row in read(path):
+        if row["step"] <= until:
+            yield {name: float(value) for name, value in row.items() if "/" in name}, row["step"], row["epoch"]
+
+
 def replace(path: Path, content: bytes) -> None:
     """Writes `path` whole or not at all, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from app.record import flat
 from app.visualizer.base import require
-from app.visualizer.jsonl import replace
+from app.visualizer.jsonl import replace, scalars
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -141,8 +141,10 @@ class Mlflow:
         self.client.log_text(self.run_id, text.getvalue(), f"tables/{fit_name(name)}/step_{step}.csv")
 
     def rewind(self, step: int) -> None:
-        """What waits of later steps is dropped; what was sent stays."""
+        """What waits of later steps is dropped, what was sent stays; what a kill kept here is made up for."""
         self.waiting = [metric for metric in self.waiting if metric.step <= step]
+        for row in scalars(self.folder / "scalars.jsonl", step):
+            self.scalars(*row)
 
     def flush(self) -> None:
         waiting, self.waiting = self.waiting, []

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.visualizer.base import require
-from app.visualizer.jsonl import replace
+from app.visualizer.jsonl import replace, scalars
 from app.visualizer.wandb_file import last_step
 
 logger = logging.getLogger(__name__)
@@ -137,9 +137,11 @@ class Wandb:
             self.known_step = self.step
 
     def rewind(self, step: int) -> None:
-        """A row of a later step that is still here is dropped; what was sent stays."""
+        """A later row that is still here is dropped, what was sent stays; what a kill kept here is made up for."""
         if self.step > step:
             self.row = {}
+        for row in scalars(self.folder / "scalars.jsonl", step):
+            self.scalars(*row)
 
     def flush(self) -> None:
         self.send()
