@@ -97,12 +97,9 @@ def grid(tiles: Sequence[Picture], title: str = "") -> Picture:
     near = range(max(1, wished - 2), min(number, wished + 2) + 1)
     columns = min(near, key=lambda some: (-number % some, abs(some - wished)), default=number)
     top = 36 if title else MARGIN
-    canvas = Image.new(
-        "RGB", (columns * width + 2 * MARGIN, top + math.ceil(number / columns) * height + MARGIN), PAPER
-    )
-    if title:
-        shown = _fitted(title, canvas.width - 4 * MARGIN, 17)
-        ImageDraw.Draw(canvas).text((2 * MARGIN, 9), shown, fill=INK, font=_font(17))
+    full_width = max(columns * width + 2 * MARGIN, math.ceil(_font(17).getlength(title)) + 4 * MARGIN)
+    canvas = Image.new("RGB", (full_width, top + math.ceil(number / columns) * height + MARGIN), PAPER)
+    ImageDraw.Draw(canvas).text((2 * MARGIN, 9), title, fill=INK, font=_font(17))
     for index, one in enumerate(tiles):
         row, column = divmod(index, columns)
         canvas.paste(Image.fromarray(one), (MARGIN + column * width, top + row * height))

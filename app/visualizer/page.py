@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from app.metric_names import metric_rules
 from app.visualizer.jsonl import read
 
 CURVE_POINTS = 2000
@@ -75,26 +76,21 @@ def state(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], runnin
 
 def tiles(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, str]]:
     """The few numbers at the top of the page: the watched metric, the last losses, and how long it took."""
-    metrics = settings.get("metrics", {})
-    watched = metrics.get("monitor") or "auto"
-    if watched == "auto":
-        watched = f"top{(metrics.get('topk') or [1])[0]}"
-    watched = watched.split("/")[-1]
-    name = f"val/{watched}"
     found = [
         {"label": key, "value": _short(float(value)), "note": ""}
         for key, value in (rows[-1].items() if rows else ())
         if key.startswith("test/")
     ]
-    points = [(float(row[name]), row) for row in rows if name in row]
-    points = [point for point in points if math.isfinite(point[0])]
-    if points:
-        choose = min if "loss" in watched else max
-        best, row = choose(points, key=lambda point: point[0])
-        where = f"epoch {row['epoch']}, step {row['step']}"
-        found.append({"label": f"best {name}", "value": _short(best), "note": where})
-        last, row = points[-1]
-        found.append({"label": f"last {name}", "value": _short(last), "note": f"step {row['step']}"})
+    watched = metric_rules(settings) if settings.get("mode") == "train" else {}
+    for name, rule in list(watched.items())[:1]:
+        points = [(float(row[name]), row) for row in rows if name in row]
+        points = [point for point in points if math.isfinite(point[0])]
+        if points:
+            best, row = (min if rule == "less" else max)(points, key=lambda point: point[0])
+            where = f"epoch {row['epoch']}, step {row['step']}"
+            found.append({"label": f"best {name}", "value": _short(best), "note": where})
+            last, row = points[-1]
+            found.append({"label": f"last {name}", "value": _short(last), "note": f"step {row['step']}"})
     for name in ("train/loss", "val/loss"):
         newest = next((row for row in reversed(rows) if name in row), None)
         if newest is not None:

@@ -106,3 +106,12 @@ def test_the_confusion_matrix_has_a_cell_for_each_pair(classes: int) -> None:
 
 def test_an_empty_row_of_the_matrix_is_no_error() -> None:
     assert draw.confusion(np.zeros((3, 3), dtype=np.int64), ["a", "b", "c"]).ndim == 3
+
+
+def test_a_long_title_is_shown_whole() -> None:
+    one = np.zeros((30, 40, 3), dtype=np.uint8)
+    title = "val worst, epoch 4, step 92 (greatest loss first)"
+    sheet = draw.grid([one], title)
+    inked = np.nonzero((sheet[:30] < 128).any(axis=(0, 2)))[0]
+    assert inked.max() > draw.grid([one], title[:-6])[:30].shape[1] - 40, "the last letters too"
+    assert inked.max() < sheet.shape[1] - 1

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ FLAGS = [
     "--virtual-time-budget=5000",
 ]
 HOSTILE = '</script><script>document.title="hacked"</script>'
+SETTINGS: dict[str, Any] = {"mode": "train", "metrics": {"topk": [1], "average": ["macro"], "monitor": "auto"}}
 TITLES = {"run": "2026-01-01_00-00-00", "experiment": "digits & <co>", "group": None}
 
 
@@ -38,7 +40,7 @@ def vis_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run of three epochs of ten steps leaves."""
     folder = tmp_path_factory.mktemp("run") / "vis_data"
     backend = Local(folder, "2026-01-01_00-00-00", "digits")
-    backend.config({"train": {"by_epoch": True, "max_epochs": 3}, "metrics": {"topk": [1]}, "note": HOSTILE})
+    backend.config({"train": {"by_epoch": True, "max_epochs": 3}, **SETTINGS, "note": HOSTILE})
     (folder.parent / "environment.json").write_text(
         json.dumps({"overrides": ["a=1", "b=2"], "machine": {"host": "box"}})
     )
@@ -48,11 +50,13 @@ def vis_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"train/loss": loss, "train/top1": step / 30, "train/lr": 0.1, "train/time": 0.01}, step, step // 10
         )
         if step % 10 == 0:
-            backend.scalars({"val/loss": 2 / step, "val/top1": 0.9 if step == 20 else 0.8}, step, step // 10)
+            values = {"val/loss": 2 / step, "val/top1": 0.9 if step == 20 else 0.8}
+            backend.scalars({**values, "val/f1": 0.7, "val/f1_origin": 0.6}, step, step // 10)
             picture = np.full((20, 20, 3), step, dtype=np.uint8)
             backend.images("val/predictions", [picture, picture], [f"caption {step} {HOSTILE}", "b"], step)
             backend.images("val/predictions_grid", [picture], ["all"], step)
             backend.table("val/per_class", ["class", "f1"], [["a", 0.5], ["b", float("nan")]], step)
+            backend.table("profile/operators", ["operator", "ms"], [["conv", 1.5]], step)
             backend.table("val/confusion", ["truth", "a", "b"], [["a", 3, 1], ["b", 0, 4]], step)
     backend.close({"best/val/top1": 0.9})
     return folder
@@ -70,10 +74,18 @@ def test_state_says_how_it_ended() -> None:
 
 def test_best_is_by_the_watched_metric() -> None:
     rows = [row(1, 1, **{"val/top1": 0.9, "val/loss": 0.1}), row(2, 2, **{"val/top1": 0.8, "val/loss": "NaN"})]
-    found = {tile["label"]: tile["value"] for tile in tiles(rows, {})}
+    found = {tile["label"]: tile["value"] for tile in tiles(rows, SETTINGS)}
     assert (found["best val/top1"], found["last val/top1"]) == ("0.9000", "0.8000")
-    found = {tile["label"]: tile["value"] for tile in tiles(rows, {"metrics": {"monitor": "val/loss"}})}
+    watched = SETTINGS["metrics"] | {"monitor": "val/loss"}
+    found = {tile["label"]: tile["value"] for tile in tiles(rows, SETTINGS | {"metrics": watched})}
     assert found["best val/loss"] == "0.1000"
+
+
+def test_best_is_the_least_where_less_is_better() -> None:
+    extra = {"error": {"_target_": "torchmetrics.HammingDistance"}}
+    settings = SETTINGS | {"metrics": SETTINGS["metrics"] | {"monitor": "error", "extra": extra}}
+    rows = [row(1, 1, **{"val/error": 0.3}), row(2, 2, **{"val/error": 0.2}), row(3, 3, **{"val/error": 0.4})]
+    assert {tile["label"]: tile["value"] for tile in tiles(rows, settings)}["best val/error"] == "0.2000"
 
 
 def test_time_counts_every_launch_once() -> None:
@@ -141,10 +153,16 @@ def test_a_browser_draws_it(vis_data: Path, tmp_path: Path) -> None:
     assert not [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
     assert "hacked" not in shown.stdout[: shown.stdout.index("</title>")]
     drawn = dom.count("js-plotly-plot")
-    assert drawn == 5, "loss, top1, lr, time and the confusion matrix"
-    assert len(re.findall(r'class="trace scatter', dom)) == 6
+    assert drawn == 6, "loss, top1, f1, lr, time and the confusion matrix"
+    assert len(re.findall(r'class="trace scatter', dom)) == 8
+    both = dom[dom.index(">f1<") : dom.index(">learning rate<")]
+    colours = re.findall(r'js-line" d="[^"]*" style="[^"]*stroke: ([^;]*);', both)
+    assert len(set(colours)) == 2, "the average's curve and the raw weights' differ"
     assert len(re.findall(r'<img src="data:image/png;base64,', dom)) == 2
     assert "caption 30" in dom
+    per_class, other = dom[dom.index(">Per class<") :].split(">Other tables<")
+    assert "val/confusion" in per_class
+    assert "profile/operators" in other
     assert "best val/top1" in dom
     assert "0.9000" in dom
     assert ">finished<" in dom
