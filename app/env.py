@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from app.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def choose_device(device: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
@@ -104,6 +106,6 @@ def _raise_open_files(wanted: int, limits: tuple[int, int]) -> None:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard != resource.RLIM_INFINITY and wanted > hard:
-        warnings.warn(f"env.resource_limit={wanted} is above the hard limit {hard}; using {hard}", stacklevel=2)
+        logger.warning("env.resource_limit=%d is above the hard limit %d; using %d", wanted, hard, hard)
         wanted = hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -45,6 +45,16 @@ def test_open_files_are_raised_to_the_limit_asked_for() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+def test_a_limit_that_cannot_be_had_is_a_plain_warning(caplog: pytest.LogCaptureFixture) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        pytest.skip("there is no hard limit here")
+    with env.applied(SETTINGS | {"resource_limit": hard + 1}, deterministic=False):
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+    assert caplog.messages == [f"env.resource_limit={hard + 1} is above the hard limit {hard}; using {hard}"]
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [
