@@ -186,10 +186,12 @@ class Plateau(Curve):
         return max(self.gamma**self.reductions, self.final)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "bad": self.bad, "reductions": self.reductions}
+        return {"monitor": self.monitor, "best": self.best, "bad": self.bad, "reductions": self.reductions}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.best, self.bad, self.reductions = state["best"], state["bad"], state["reductions"]
+        self.reductions = state["reductions"]
+        if state["monitor"] == self.monitor:
+            self.best, self.bad = state["best"], state["bad"]
 
 
 class TorchSchedule(Curve):

@@ -142,6 +142,25 @@ def test_load_from_takes_the_weights_and_test_finds_what_was_logged(run_app: Run
         torch.testing.assert_close(tensor, average[name], msg=name)
 
 
+def test_the_best_of_another_metric_is_not_the_best(run_app: RunApp) -> None:
+    run_app("run", *TINY, "train.max_epochs=1")
+    folder = run_app("run", *TINY, "train.max_epochs=2", "metrics.monitor=val/loss", "resume=true")
+    done = json.loads((folder / "DONE.json").read_text())
+    assert (done["metric"], done["best"]) == ("val/loss", done["metrics"]["val/loss"])
+
+
+def test_an_early_stopped_run_is_over(run_app: RunApp) -> None:
+    stop = ("train.max_epochs=9", "+hooks=early_stop", "hooks.early_stop.threshold=0")
+    folder = run_app("run", *TINY, *stop)
+    assert names(folder) == {"epoch_1", "best_top1_epoch_1"}
+    before = (folder / "vis_data" / "scalars.jsonl").read_bytes()
+    run_app("run", *TINY, *stop, "resume=true")
+    assert (folder / "vis_data" / "scalars.jsonl").read_bytes() == before
+    assert "early stop, before this launch: val/top1" in (folder / "app.log").read_text()
+    run_app("run", *TINY, "train.max_epochs=2", "resume=true")
+    assert names(folder) >= {"epoch_1", "epoch_2"}, "without the hook it goes on"
+
+
 def test_initial_weights_are_for_the_first_start_only(run_app: RunApp, tmp_path: Path) -> None:
     source = checkpoint.load(run_app("source", *TINY, "train.max_epochs=1") / "checkpoints" / "epoch_1.pth")["model"]
     torch.save({f"backbone.{name}": tensor for name, tensor in source.items()}, tmp_path / "pretrained.pth")

@@ -12,7 +12,10 @@ from app.state import Run
 
 
 class EarlyStop(Hook):
-    """Decides after each validation; the checkpoint hook saves what is left at the next commit."""
+    """Decides after each validation; the checkpoint hook saves what is left at the next commit.
+
+    A run that it ended does not go on when it is resumed, unless the settings now say so.
+    """
 
     in_test = False
 
@@ -30,14 +33,16 @@ class EarlyStop(Hook):
         self.check_finite, self.threshold = check_finite, threshold
         self.best: float | None = None
         self.waited = 0
+        self.latest: float | None = None
 
     def attach(self, run: Run) -> None:
+        self.run = run
         known = metric_rules(run.config)
         self.monitor = resolve(self.monitor, known, "hooks.early_stop.monitor")
         self.rule = resolve_rule(self.monitor, known, self.rule, "hooks.early_stop.rule")
 
     def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
-        value = metrics[self.monitor]
+        self.latest = value = metrics[self.monitor]
         if self._is_better(value):
             self.best, self.waited = value, 0
         else:
@@ -46,10 +51,14 @@ class EarlyStop(Hook):
             run.stop(f"early stop: {reason}")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "waited": self.waited}
+        return {"monitor": self.monitor, "best": self.best, "waited": self.waited, "latest": self.latest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.best, self.waited = state["best"], state["waited"]
+        if state["monitor"] != self.monitor:
+            return  # counts anew
+        self.best, self.waited, self.latest = state["best"], state["waited"], state["latest"]
+        if self.latest is not None and (reason := self._reason(self.latest)) is not None:
+            self.run.stop(f"early stop, before this launch: {reason}; hooks.early_stop=null goes on")
 
     def _is_better(self, value: float) -> bool:
         if math.isnan(value):

@@ -39,8 +39,17 @@ class Monitor(Hook):
         return {**self.latest, **best}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"latest": self.latest, "best": self.best, "epoch": self.best_epoch, "step": self.best_step}
+        return {
+            "metric": self.metric,
+            "latest": self.latest,
+            "best": self.best,
+            "epoch": self.best_epoch,
+            "step": self.best_step,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.latest, self.best = dict(state["latest"]), state["best"]
+        self.latest = dict(state["latest"])
+        if state["metric"] != self.metric:
+            return  # the best of another metric
+        self.best = state["best"]
         self.best_epoch, self.best_step = state["epoch"], state["step"]

@@ -60,8 +60,28 @@ def test_less_is_better_for_a_loss(tmp_path: Path) -> None:
 def test_counters_survive_a_resume(tmp_path: Path) -> None:
     first, second = EarlyStop(patience=3), EarlyStop(patience=3)
     assert fed(tmp_path, first, [0.5, 0.4, 0.3])[1] == 0
-    second.load_state_dict(first.state_dict())
+    assert restored(tmp_path, second, first.state_dict()).stop_reason is None
     assert fed(tmp_path, second, [0.2])[1] == 1
+
+
+def restored(folder: Path, hook: EarlyStop, state: dict[str, Any]) -> Run:
+    run = tiny_run(folder, config=CONFIG)
+    hook.attach(run)
+    hook.load_state_dict(state)
+    return run
+
+
+def test_a_stopped_run_stays_stopped_unless_the_settings_changed(tmp_path: Path) -> None:
+    first = EarlyStop(patience=2)
+    assert fed(tmp_path, first, [0.5, 0.4, 0.3])[1] == 3
+    reason = restored(tmp_path, EarlyStop(patience=2), first.state_dict()).stop_reason
+    assert reason is not None
+    assert "before this launch" in reason
+    assert restored(tmp_path, EarlyStop(patience=3), first.state_dict()).stop_reason is None
+    assert restored(tmp_path, EarlyStop(patience=3, threshold=0.2), first.state_dict()).stop_reason is not None
+    other = EarlyStop("loss", patience=2)
+    assert restored(tmp_path, other, first.state_dict()).stop_reason is None
+    assert other.best is None, "the best accuracy says nothing about the loss"
 
 
 def test_an_unknown_metric_is_refused_before_training(tmp_path: Path) -> None:
