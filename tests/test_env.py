@@ -28,6 +28,7 @@ def test_everything_is_put_back(deterministic: bool) -> None:
     before = snapshot()
     with env.applied(SETTINGS, deterministic=deterministic) as notes:
         assert torch.get_num_threads() == 1
+        assert os.environ["OPENCV_FOR_THREADS_NUM"] == "0"
         assert torch.backends.cudnn.benchmark is not deterministic
         assert torch.are_deterministic_algorithms_enabled() is deterministic
         assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is deterministic

@@ -95,6 +95,12 @@ def test_custom_values_are_reduced_as_asked(run_app: RunApp) -> None:
         assert rows[start + 3]["train/worst"] == max(epoch)
 
 
+def test_numbers_have_as_many_digits_as_asked(run_app: RunApp) -> None:
+    folder = run_app("run", *TINY, "train.max_epochs=1", "logging.num_digits=2", "hooks.logger.interval=4")
+    (line,) = [line for line in (folder / "app.log").read_text().splitlines() if "iter 4/4" in line]
+    assert re.search(r"loss \d\.\d\d  top1 \d\.\d\d  ", line)
+
+
 def test_the_level_is_that_of_console_and_file(terminal: Terminal, one_thread: None) -> None:
     quiet = terminal.run(*TINY, "train.max_epochs=1", "logging.level=WARNING", "hydra.run.dir=run")
     assert (quiet.code, quiet.out) == (0, "")

@@ -150,15 +150,52 @@ def test_the_best_of_another_metric_is_not_the_best(run_app: RunApp) -> None:
 
 
 def test_an_early_stopped_run_is_over(run_app: RunApp) -> None:
-    stop = ("train.max_epochs=9", "+hooks=early_stop", "hooks.early_stop.threshold=0")
+    stop = (
+        "train.max_epochs=9", "+hooks=early_stop", "hooks.early_stop.threshold=0", "hooks.checkpoint.interval=100",
+        "hooks.checkpoint.save_best=null",
+    )  # fmt: skip
     folder = run_app("run", *TINY, *stop)
-    assert names(folder) == {"epoch_1", "best_top1_epoch_1"}
+    assert names(folder) == {"epoch_1"}, "a last checkpoint, though none was due"
     before = (folder / "vis_data" / "scalars.jsonl").read_bytes()
     run_app("run", *TINY, *stop, "resume=true")
     assert (folder / "vis_data" / "scalars.jsonl").read_bytes() == before
     assert "early stop, before this launch: val/top1" in (folder / "app.log").read_text()
     run_app("run", *TINY, "train.max_epochs=2", "resume=true")
     assert names(folder) >= {"epoch_1", "epoch_2"}, "without the hook it goes on"
+
+
+def test_checkpoints_elsewhere(run_app: RunApp, tmp_path: Path) -> None:
+    elsewhere = ("train.max_epochs=1", f"hooks.checkpoint.out_dir={tmp_path}/disk")
+    folder = run_app("run", *TINY, *elsewhere)
+    assert {path.name for path in (tmp_path / "disk" / "run").glob("*.pth")} >= {"epoch_1.pth", "best.pth"}
+    assert not (folder / "checkpoints").exists()
+    run_app("run", *TINY, *elsewhere, "train.max_epochs=2", "resume=true")
+    assert (tmp_path / "disk" / "run" / "epoch_2.pth").exists()
+    assert validated(folder) == [4, 8], "it went on from there"
+
+
+def rates(folder: Path) -> dict[int, float]:
+    return {row["step"]: row["train/lr"] for row in scalars(folder) if "train/lr" in row}
+
+
+def test_a_changed_rate_and_schedule_count_after_a_resume(run_app: RunApp) -> None:
+    every_step = ("hooks.logger.interval=1", "optim=sgd", "optim.lr=0.1")
+    folder = run_app("run", *TINY, *every_step, "train.max_epochs=2", "schedule=constant")
+    changed = ("schedule=multistep", "schedule.milestones=[2.5]", "optim.lr=0.4", "train.max_epochs=3", "resume=true")
+    run_app("run", *TINY, *every_step, *changed)
+    found = rates(folder)
+    assert [found[step] for step in (1, 8, 9, 10, 11, 12)] == pytest.approx([0.1, 0.1, 0.4, 0.4, 0.04, 0.04])
+
+
+def test_the_scaled_rate_counts_accumulation(run_app: RunApp) -> None:
+    scaled = (
+        "optim.lr=0.1",
+        "optim.lr_scaling.enable=true",
+        "optim.lr_scaling.base_batch_size=8",
+        "train.accumulate=2",
+    )
+    folder = run_app("run", *TINY, "train.max_epochs=1", "schedule=constant", *scaled)
+    assert list(rates(folder).values()) == pytest.approx([0.1 * 2 * 16 / 8])
 
 
 def test_initial_weights_are_for_the_first_start_only(run_app: RunApp, tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ class Logger(Hook):
         return (run.total_steps - run.position) * step_seconds + evaluations * run.evaluation_seconds
 
     def number(self, value: float) -> str:
-        return f"{value:.{self.digits}g}" if abs(value) < 0.01 else f"{value:.{self.digits}f}"
+        """Fixed, or with an exponent where that would show nothing or too much."""
+        return f"{value:.{self.digits}f}" if 0.01 <= abs(value) < 1e6 else f"{value:.{self.digits}g}"
 
     def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
         if not run.world.is_main:

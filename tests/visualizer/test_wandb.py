@@ -49,6 +49,14 @@ def logged_online(folder: Path) -> list[int]:
     return [row["_step"] for row in rows]
 
 
+def test_disabled_writes_no_run(alone: None, tmp_path: Path) -> None:
+    backend = Wandb(tmp_path / "vis_data", "run", "digits", project="tests", mode="disabled")
+    backend.config({"a": 1})
+    backend.scalars({"train/loss": 1.0}, 1, 0)
+    backend.close({"val/top1": 1.0})
+    assert not list((tmp_path / "vis_data").rglob("*.wandb"))
+
+
 @pytest.mark.parametrize(("key", "problem"), [(None, "no key"), (KEY, "cannot reach the server")])
 def test_what_cannot_be_sent_is_kept(
     alone: None,
