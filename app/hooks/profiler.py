@@ -84,11 +84,16 @@ def write(run: Run, profile: torch.profiler.profile) -> None:
     folder.mkdir(exist_ok=True)
     path = folder / f"main.{step}.pt.trace.json"  # TensorBoard's plugin reads worker and span from this name
     profile.export_chrome_trace(str(path))
-    events = sorted(profile.key_averages(), key=lambda event: event.self_cpu_time_total, reverse=True)[:30]
+    # FLOPs are counted where an operator is called, not where its time is spent: these come first.
+    found = profile.key_averages()
+    events = sorted(found, key=lambda event: (bool(event.flops), event.self_cpu_time_total), reverse=True)[:30]
     columns = ["operator", "calls", "self_cpu_ms", "self_device_ms"]
     rows = [
         [event.key, event.count, event.self_cpu_time_total / 1000, event.self_device_time_total / 1000]
         for event in events
     ]
+    if profile.with_flops:
+        columns.append("gflops")
+        rows = [[*row, event.flops / 1e9] for row, event in zip(rows, events, strict=True)]
     run.visualizer.table("profile/operators", columns, rows, step)
     logger.info("step %d: wrote the profile %s", step, path)

@@ -234,7 +234,7 @@ class ProfilerConf(HookConf):
     with_stack: bool = False
     """Record Python stacks."""
     with_flops: bool = False
-    """Estimate FLOPs."""
+    """Estimate the FLOPs of convolutions and matrix products, a column of the table of operators."""
 
 
 HOOKS: dict[str, type] = {

@@ -37,14 +37,29 @@ def test_writes_a_trace_of_each_cycle(tmp_path: Path) -> None:
     assert all(len(row) == 4 and row[2] >= 0 for row in rows)
 
 
-def test_shapes_only_on_request(tmp_path: Path) -> None:
+DETAILS = {"record_shapes": "Input Dims", "with_stack": "Python id", "profile_memory": "Bytes"}
+"""What each setting adds to the arguments of some events."""
+
+
+@pytest.mark.parametrize("setting", DETAILS)
+def test_details_only_on_request(tmp_path: Path, setting: str) -> None:
     for wanted in (False, True):
         folder = tmp_path / str(wanted)
         folder.mkdir()
-        train(tiny_run(folder), {"profiler": make(ProfilerConf(wait=0, warmup=1, active=1, record_shapes=wanted))})
+        train(tiny_run(folder), {"profiler": make(ProfilerConf(wait=0, warmup=1, active=1, **{setting: wanted}))})
         events = trace(folder / "profile" / "main.2.pt.trace.json")
-        shapes = [event for event in events if "Input Dims" in event.get("args", {})]
-        assert bool(shapes) is wanted
+        detailed = [event for event in events if DETAILS[setting] in event.get("args", {})]
+        assert bool(detailed) is wanted
+
+
+def test_flops_are_a_column_of_the_table(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    train(run, {"profiler": make(ProfilerConf(wait=0, warmup=1, active=1, with_flops=True))})
+    ((_, columns, rows, _),) = run.visualizer.tables  # type: ignore[attr-defined]
+    assert columns[-1] == "gflops"
+    found = {str(row[0]): row[-1] for row in rows}
+    images, places, kernel, channels = 4, 4 * 4, 9, 4
+    assert found["aten::conv2d"] == pytest.approx(2 * images * places * kernel * channels / 1e9)
 
 
 def test_a_run_that_ends_too_early_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
