@@ -202,13 +202,14 @@ def test_exif_orientation_is_applied() -> None:
     assert turned[:, 0, 3].tolist() == [255, 255, 255]
 
 
-def test_evaluation_takes_the_centre_as_torchvision_does() -> None:
+@pytest.mark.parametrize(("resize", "shorter_side"), [(None, 73), (100, 100)])
+def test_evaluation_takes_the_centre_as_torchvision_does(resize: int | None, shorter_side: int) -> None:
     from torchvision.transforms import v2
 
     image = picture(301, 203)
-    theirs = v2.Compose([v2.ToImage(), v2.Resize(73, antialias=True), v2.CenterCrop(64)])(image)
+    theirs = v2.Compose([v2.ToImage(), v2.Resize(shorter_side, antialias=True), v2.CenterCrop(64)])(image)
     for kind, options in (("PNG", {}), ("JPEG", {"quality": 95})):
-        ours = decode(encoded(image, kind, **options), 64, lambda w, h: centre_box(w, h, 64, None), LIMIT)
+        ours = decode(encoded(image, kind, **options), 64, lambda w, h: centre_box(w, h, 64, resize), LIMIT)
         assert ours.shape == (3, 64, 64)
         assert (ours.int() - theirs.int()).abs().float().mean() < 3
     exact = picture(64, 64)
