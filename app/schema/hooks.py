@@ -102,7 +102,7 @@ class VisualizationConf(HookConf):
     worst: int = knob(0, ge=0, le=256)
     """How many images of the greatest loss to draw beside the fixed ones. 0: none."""
     rescale_factor: float | None = knob(None, gt=0, le=64)
-    """Enlarge (or shrink) images by this before drawing. null: small images are enlarged to at least 96 pixels."""
+    """Enlarge (or shrink) images by this before drawing. null: small images are enlarged to at least 112 pixels."""
     show: bool = False
     """Also open a window; ignored, with a warning, where there is no display."""
     out_dir: str | None = None
