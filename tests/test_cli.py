@@ -256,6 +256,14 @@ def test_real_process_exit_code_and_streams(tmp_path: Path) -> None:
     assert re.fullmatch(r"error: unknown key 'optim\.lrr'; .*\n", done.stderr)
 
 
+def test_a_metric_of_torchmetrics_leaves_no_noise_behind(tmp_path: Path) -> None:
+    metric = "+metrics.extra.kappa={_target_: torchmetrics.CohenKappa, task: multiclass}"
+    command = [sys.executable, "-m", "app", *TINY, metric]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "val/kappa" in done.stdout
+    assert done.stderr == "", "Triton, which torchmetrics loads, counts what is left at the end"
+
+
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     line = f"{sys.executable} -m app --help 2>err | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -13,6 +13,7 @@ TINY = ("data.limit_train=32", "data.limit_val=16", "model=mlp", "schedule.warmu
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between MLflow and its database library
 def test_names_of_runs_and_places(run_app: RunApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow puts the artifacts of a database of its own below it
     monkeypatch.setattr("app.visualizer.fanout.STALL_SECONDS", 120.0)
     database = f"sqlite:///{tmp_path}/shared.db"
     wandb = ("mode=offline", "project=our_project", "name=our_run", "entity=our_team", "group=our_group")
