@@ -6,6 +6,7 @@ logging, callbacks and the `.hydra` snapshot are those of any other Hydra job.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import inspect
@@ -15,9 +16,10 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, open_dict, read_write
 
@@ -60,7 +62,27 @@ def leave_with_parent(parent: int) -> None:
             sys.exit(128 + signal.SIGTERM)
 
 
-def run(folder: Path, rank: int, ranks: int = 1) -> int:
+def run_and_leave(folder: Path, rank: int) -> NoReturn:
+    """Runs the job and ends this process with its exit code.
+
+    Exit handlers run, but the interpreter is not taken apart: with torch in it, that takes up to a second, in which the
+    slot is not free, and its libraries fill the job's output with complaints.
+    """
+    code: int | str | None = 1
+    try:
+        code = run(folder, rank)
+    except SystemExit as left:
+        code = left.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else code is not None)
+
+
+def run(folder: Path, rank: int) -> int:
     """Runs the job pickled in `folder`; returns the exit code. Rank 0 leaves `.result.json`."""
     content = pickle.loads((folder / PICKLE).read_bytes())
     code, result = run_task(content["config"], content["task"], content["version_base"], rank)
@@ -107,4 +129,4 @@ def _without_snapshot(config: DictConfig, rank: int) -> None:
 
 if __name__ == "__main__":
     leave_with_parent(int(sys.argv[3]))
-    sys.exit(run(Path(sys.argv[1]), int(sys.argv[2])))
+    run_and_leave(Path(sys.argv[1]), int(sys.argv[2]))

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from app.launch import worker
 from app.launch.queue import Key
@@ -114,8 +114,8 @@ class Zygote:
                     os.kill(pid, signum)
 
 
-def become(request: dict[str, Any], parent: int) -> int:
-    """In the child: a session, output, environment and random state of its own, then the job. Returns its exit code."""
+def become(request: dict[str, Any], parent: int) -> NoReturn:
+    """In the child: a session, output, environment and random state of its own, then the job, and the end."""
     os.setsid()
     worker.leave_with_parent(parent)
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -126,19 +126,20 @@ def become(request: dict[str, Any], parent: int) -> int:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
-    return worker.run(Path(request["folder"]), request["start"][1])
+    worker.run_and_leave(Path(request["folder"]), request["start"][1])
 
 
-def main(control_fd: int, launcher: int, modules: list[str]) -> int:
-    """The zygote's exit code, and that of each of its forked children."""
+def main(control_fd: int, launcher: int, modules: list[str]) -> None:
+    """Serves the launcher; forked children never return from here."""
     worker.leave_with_parent(launcher)
     zygote_pid = os.getpid()
     with socket.socket(fileno=control_fd) as control:
         reason = unsafe(modules)
         control.sendall(json.dumps({"unsafe": reason}).encode() + b"\n")
         request = None if reason else Zygote(control).serve()
-    return 0 if request is None else become(request, zygote_pid)
+    if request is not None:
+        become(request, zygote_pid)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -4,6 +4,8 @@ import csv
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ def test_every_job_ends_by_itself_in_a_slot_of_its_own(toy, start: str) -> None:
 
     times = list(toy.records("times.json").values())
     assert len(times) == len(well)
+    assert toy.count("left") == len(well) + sum(kind < KILLED or kind > KILLED + 3 for kind in badly), "exit handlers"
     assert {used for used, _, _ in times} <= set("0123")
     for gpu in "0123":
         spans = sorted((begun, ended) for used, begun, ended in times if used == gpu)
@@ -133,3 +136,15 @@ def test_gpus_per_job_starts_that_many_ranks(toy) -> None:
     folder: Path = toy.sweeps[-1] / "batch_size-1"
     assert "rank=1 of 2" in (folder / "stdout.rank1.log").read_text()
     assert len(list(folder.glob(".hydra/*"))) == 1
+
+
+def test_real_training(tmp_path: Path) -> None:
+    """A job's output ends with what the run says: no library complains while the interpreter is taken apart."""
+    command = [sys.executable, "-m", "app", "--multirun", "randomness.seed=1,2", "train.max_epochs=1"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=True)
+    (sweep,) = tmp_path.glob("outputs/digits/sweep_*")
+    for seed in (1, 2):
+        last = (sweep / f"seed-{seed}" / "stdout.log").read_text().splitlines()[-1]
+        assert last.startswith("next: python -m app"), last
+    command = [sys.executable, "-m", "app.report", str(sweep)]
+    assert subprocess.check_output(command, text=True).startswith("2 of 2 points done, 0 failed")

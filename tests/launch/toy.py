@@ -27,6 +27,7 @@ def main(config: DictConfig) -> float:
     kind = config.data.batch_size // 100_000 * 100_000
     begun = time.time()
     (folder / "started").touch()
+    atexit.register((folder / "left").touch)
     rank = f"rank={os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')}"
     print(f"gpus={os.environ.get('CUDA_VISIBLE_DEVICES')} resume={config.resume} {rank}", flush=True)
     if kind == KILLED:
