@@ -24,8 +24,9 @@ HERE = Path(__file__).parent
 RESULTS, CHANGES = HERE / "RESULTS.md", HERE / "CHANGES.md"
 SECTIONS = (
     "engine", "small_data", "folder_decode", "start", "checkpoint_save", "resume", "evaluation", "scaling", "gpu",
+    "launchers",
 )  # fmt: skip
-PROGRAMS = ("cli_start", "launchers", "stress")
+PROGRAMS = ("cli_start", "stress")
 """These print tables of their own, and take arguments: see their files."""
 INTRODUCTION = f"""# Benchmarks
 

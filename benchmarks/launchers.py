@@ -1,16 +1,11 @@
 """What a launcher costs: seconds per job of a sweep of trivial jobs, and how full it keeps its slots.
 
-    python benchmarks/launchers.py [--jobs 100] [--launchers basic,local,fresh,submitit_local,joblib]
-    python benchmarks/launchers.py --occupancy
-
-All launchers run the same app (tests/launch/toy.py, the project's full configuration, jobs of 1 ms), two jobs at a time
-where they know such a limit. joblib needs the package hydra-joblib-launcher. The occupancy is that of 24 jobs of 3 to
-18 s on four simulated GPUs, three of them killed and two raising, against list scheduling of the same durations.
+All launchers run the same app: tests/launch/toy.py, with the project's full configuration. Those of others are in the
+extra `peers`.
 """
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import itertools
 import json
@@ -22,11 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.measure import Section
+
 TOY = Path(__file__).parents[1] / "tests" / "launch" / "toy.py"
 LAUNCHERS = {
     "basic": ["hydra/launcher=basic"],
     "local": ["hydra/launcher=local", "hydra.launcher.preload=[]", "hydra.launcher.cpu_slots=2"],
-    "fresh": ["hydra/launcher=local", "hydra.launcher.start=fresh", "hydra.launcher.cpu_slots=2"],
+    "local, start=fresh": ["hydra/launcher=local", "hydra.launcher.start=fresh", "hydra.launcher.cpu_slots=2"],
     "submitit_local": ["hydra/launcher=submitit_local"],
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
 }
@@ -49,17 +46,15 @@ def run(folder: Path, *arguments: str, gpus: str = "") -> tuple[float, float, in
     return time.perf_counter() - started, cpu, ended.returncode
 
 
-def overhead(names: list[str], jobs: int) -> None:
-    """A row for each launcher."""
-    print(f"{'launcher':<16}{'jobs':>6}{'wall s/job':>12}{'CPU s/job':>12}")
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            seeds = f"randomness.seed=range({jobs})"
-            wall, cpu, code = run(Path(folder), *LAUNCHERS[name], seeds, "data.batch_size=1")
-            if code:
-                print(f"{name:<16} failed: {(Path(folder) / 'output.log').read_text().splitlines()[-1]}")
-            else:
-                print(f"{name:<16}{jobs:>6}{wall / jobs:>12.3f}{cpu / jobs:>12.3f}", flush=True)
+def overhead(name: str, jobs: int) -> tuple[str, str, str]:
+    """A launcher's row: its name, wall and CPU seconds per job."""
+    with tempfile.TemporaryDirectory() as folder:
+        wall, cpu, code = run(Path(folder), *LAUNCHERS[name], f"randomness.seed=range({jobs})", "data.batch_size=1")
+        if code:
+            said = (Path(folder) / "output.log").read_text().splitlines()
+            print(f"{name} failed: {said[-1] if said else code}")
+            return name, "not obtained", "not obtained"
+    return name, f"{wall / jobs:.3f}", f"{cpu / jobs:.3f}"
 
 
 def list_scheduling(seconds: list[float], slots: int) -> float:
@@ -70,37 +65,40 @@ def list_scheduling(seconds: list[float], slots: int) -> float:
     return max(free)
 
 
-def occupancy() -> None:
-    """How the local queue uses four GPUs."""
+def occupancy(milliseconds: int) -> str:
+    """How the local queue uses four GPUs; `milliseconds` stand for each of SECONDS' seconds."""
     badly = [KILLED, RAISING, KILLED + 1, RAISING + 1, KILLED + 2]
-    well = [round(3000 * seconds) for seconds in SECONDS]
+    well = [round(milliseconds * seconds) for seconds in SECONDS]
     kinds = [*well[:6], *badly, *well[6:]]
     with tempfile.TemporaryDirectory() as folder:
         points = f"data.batch_size={','.join(map(str, kinds))}"
-        *_, code = run(Path(folder), *LAUNCHERS["local"][:2], points, gpus="0,1,2,3")
+        run(Path(folder), *LAUNCHERS["local"][:2], points, gpus="0,1,2,3")
         sweep = next(Path(folder).glob("outputs/digits/sweep_*"))
-        records = {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/job.json")}
+        records = [json.loads(path.read_text()) for path in sweep.glob("*/job.json")]
         times = [json.loads(path.read_text()) for path in sweep.glob("*/times.json")]
-    failed = [record["reason"] for record in records.values() if record["state"] == "failed"]
+    failed = sum(record["state"] == "failed" for record in records)
     spans = {gpu: sorted(entry[1:] for entry in times if entry[0] == gpu) for gpu in "0123"}
     shared = sum(late[0] < early[1] for span in spans.values() for early, late in itertools.pairwise(span))
     took = max(end for _, _, end in times) - min(begun for _, begun, _ in times)
     ideal = list_scheduling([0.0 if kind >= KILLED else kind / 1000 for kind in kinds], 4)
-    print(f"exit code {code}, {len(times)} results, {len(failed)} failures: {', '.join(sorted(failed))}")
-    print(f"slots shared {shared} times; {took:.2f} s against {ideal:.2f} s of list scheduling: {ideal / took:.1%}")
+    return (
+        f"24 jobs of {min(well) / 1000:.1f} to {max(well) / 1000:.1f} s on four simulated GPUs, three killed and two "
+        f"raising: {len(times)} results, {failed} failures, a slot shared {shared} times; {took:.2f} s against "
+        f"{ideal:.2f} s of list scheduling (Graham 1966): occupancy {ideal / took:.1%}. Goal: >= 95 %."
+    )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=100)
-    parser.add_argument("--launchers", default=",".join(LAUNCHERS))
-    parser.add_argument("--occupancy", action="store_true")
-    options = parser.parse_args()
-    if options.occupancy:
-        occupancy()
-    else:
-        overhead(options.launchers.split(","), options.jobs)
-
-
-if __name__ == "__main__":
-    main()
+def launchers(quick: bool = False) -> Section:
+    """A row for each launcher, and the occupancy of ours."""
+    jobs = 10 if quick else 100
+    section = Section(
+        "Launchers",
+        f"Seconds per job of a sweep of {jobs} jobs of 1 ms, the launcher's own start included: `local` (forks of one "
+        "warm process) and `local, start=fresh` are this project's, the others Hydra's; two jobs at a time where a "
+        "launcher knows such a limit (submitit_local starts all at once). No job imports torch; where each has an "
+        "interpreter of its own (start=fresh, submitit_local) that costs another `import torch` per job (see Start).",
+        ("launcher", "wall s/job", "CPU s/job"),
+    )
+    section.rows = [overhead(name, jobs) for name in LAUNCHERS]
+    section.notes = [occupancy(300 if quick else 3000)]
+    return section
