@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 import subprocess
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,16 @@ def test_an_empty_sweep_and_no_sweep(sweep: Path, tmp_path: Path, capsys: pytest
     assert "No result yet" in render(read_sweep(sweep))
     assert main([str(tmp_path / "nothing")]) == 64
     assert "holds no sweep" in capsys.readouterr().err
+
+
+def test_an_installed_app_has_every_part_of_its_pages() -> None:
+    root = Path(__file__).parents[2]
+    packaged = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for path in (root / "app").rglob("*.*"):
+        if path.suffix in (".py", ".pyc"):
+            continue
+        package = ".".join(path.parent.relative_to(root).parts)
+        assert any(fnmatch(path.name, pattern) for pattern in packaged[package]), f"{path.name} is not in the wheel"
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
