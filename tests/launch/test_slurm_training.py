@@ -11,6 +11,7 @@ from slurm_cluster import Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 
+HERE = Path(__file__).parent
 EPOCHS = 300
 RUN = [f"train.max_epochs={EPOCHS}", "data.in_memory=false", "data.num_workers=2", "randomness.seed=5"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_seconds=1", "hydra.launcher.cpus_per_task=1", "optim.lr=2e-3"]
@@ -18,6 +19,7 @@ SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_seconds=1", "hydra.launche
 
 def start(folder: Path, *arguments: str, cluster: Cluster | None = None) -> subprocess.Popen[str]:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(HERE), "APP_TRUSTED_PACKAGES": "witness"}
     return subprocess.Popen(
         [sys.executable, "-m", "app", *RUN, *arguments],
         cwd=folder,
@@ -32,8 +34,8 @@ def sweep(folder: Path, name: str, cluster: Cluster, *arguments: str) -> subproc
     return start(folder, "--multirun", *SLURM, f"hydra.sweep.dir={name}", *arguments, cluster=cluster)
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    model: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / f"epoch_{EPOCHS}.pth", weights_only=True)["model"]
+def weights(run: Path, epoch: int = EPOCHS) -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / f"epoch_{epoch}.pth", weights_only=True)["model"]
     return model
 
 
@@ -101,10 +103,18 @@ def test_time_limit_preemption_and_a_dead_node(toy, tmp_path: Path, cluster: Clu
 
 
 def test_two_nodes_train_one_model(tmp_path: Path, cluster: Cluster) -> None:
-    """Evaluation counts each sample once over both ranks, so a wrong gathering would show in the result."""
-    process = sweep(
-        tmp_path, "ddp", cluster, "hydra.launcher.nodes=2", "env.dist.master_addr=127.0.0.1", "train.max_epochs=3"
-    )
+    """Both ranks end with the same weights, to the bit, and one process with these up to the order of sums."""
+    recipe = ["model=mlp", "train.max_epochs=3", "+hooks.witness={_target_: witness.Witness}", "optim.lr=2e-3"]
+    process = sweep(tmp_path, "ddp", cluster, "hydra.launcher.nodes=2", "env.dist.master_addr=127.0.0.1", *recipe)
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert (point(tmp_path, "ddp") / "stdout.rank1.log").exists()
+    together = point(tmp_path, "ddp")
+    first, second = ((together / f"witness.rank{rank}").read_text() for rank in (0, 1))
+    assert first.startswith("2 ")
+    assert first == second
+
+    process = start(tmp_path, "hydra.run.dir=alone", *recipe)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    alone = weights(tmp_path / "alone", epoch=3)
+    torch.testing.assert_close(weights(together, epoch=3), alone, rtol=1e-3, atol=2e-5)
