@@ -40,11 +40,11 @@ class RememberingLoader:
         return getattr(self._loader, name)
 
 
-def place(context: HydraContext, master: DictConfig, at_work: Callable[[Path], bool] = lambda folder: False) -> None:
+def place(context: HydraContext, master: DictConfig, at_work: Callable[[Path], bool]) -> list[str]:
     """Sets `hydra.sweep.dir` of a sweep's own config, which says neither the experiment's name nor `resume`.
 
     Those may come from `experiment=…`, so the sweep's first point is composed to learn them. A folder that is `at_work`
-    already is continued even without `resume`: nothing is to be submitted twice.
+    already is continued even without `resume`: nothing is to be submitted twice. Returns the keys of the command line.
     """
     loader = context.config_loader
     context.config_loader = cast(ConfigLoader, RememberingLoader(loader))
@@ -60,9 +60,10 @@ def place(context: HydraContext, master: DictConfig, at_work: Callable[[Path], b
         resume = True
     elif not resume and not explicit:
         folder = sweep.choose(root, keys, False)
-    sweep.open_folder(folder, keys, resume, explicit)
+    sweep.make_folder(folder, may_continue=resume or not explicit)
     with read_write(master), read_write(master.hydra), open_dict(master.hydra):
         master.hydra.sweep.dir = str(folder)
+    return keys
 
 
 def compose(loader: ConfigLoader, master: DictConfig, points: Sequence[Sequence[str]], first_number: int) -> list[Job]:

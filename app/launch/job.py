@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
+from app.errors import RunError
 from app.folder import DONE, read_json, write_json
 
 RECORD = "job.json"
@@ -123,6 +126,23 @@ def last_line(log: Path, tail_bytes: int = 8192) -> str | None:
         return None
     lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]", text)]
     return next((line[:500] for line in reversed(lines) if line), None)
+
+
+def job_returns(jobs: Sequence[Job]) -> list[JobReturn]:
+    """What a sweeper reads: the values of jobs that are done; for failed ones an error with their common exit code."""
+    failed = [job for job in jobs if job.state == FAILED]
+    codes = {job.exit_code for job in failed}
+    error = RunError(
+        f"{len(failed)} of {len(jobs)} jobs failed; the same command with resume=true tries them again",
+        codes.pop() if len(codes) == 1 else 1,
+    )
+    returns = []
+    for job in jobs:
+        result = JobReturn(overrides=job.overrides, cfg=job.config, working_dir=str(job.folder), task_name="app")
+        result.status = JobStatus.FAILED if job.state == FAILED else JobStatus.COMPLETED
+        result.return_value = error if job.state == FAILED else job.value
+        returns.append(result)
+    return returns
 
 
 def read_records(sweep_folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The local launcher: composes and checks all jobs, then queues them over this machine's slots."""
+"""The local launcher: queues the jobs of a sweep over this machine's slots."""
 
 from __future__ import annotations
 
@@ -8,52 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
-from app.errors import RunError
-from app.launch.compose import compose
-from app.launch.job import DONE_STATE, FAILED, PICKLE, RESULT, Job
+from app.launch.job import DONE_STATE, PICKLE, RESULT, Job
 from app.launch.queue import Queue, StopRequest
 from app.launch.slots import Slot, environment, make_slots, threads_of
 from app.launch.starter import Environment, choose_starter
-from app.launch.sweep import held, summary_error
 from app.launch.watch import make_watcher
 from app.launch.worker import name_of, pack
 
 
-def launch(
-    options: dict[str, Any],
-    context: HydraContext,
-    task: TaskFunction,
-    master: DictConfig,
-    points: Sequence[Sequence[str]],
-    first_number: int,
-) -> list[JobReturn]:
-    """Runs all points; what Hydra's sweepers expect of a launcher.
-
-    Raises:
-        ConfigError: some point's config is wrong; then none was started.
-        SystemExit: 128 + signal after a request to stop.
-    """
-    setup_globals()
-    configure_log(master.hydra.hydra_logging, master.hydra.verbose)
-    folder = Path(master.hydra.sweep.dir)
-    slots = make_slots(options["gpus"], options["gpus_per_job"], options["jobs_per_gpu"], options["cpu_slots"])
-    with held(folder, options["grace_seconds"] + 10.0) as lock:
-        jobs = compose(context.config_loader, master, points, first_number)
-        stop = run(options, task, jobs, slots, folder, lock)
-    if stop.count:
-        raise SystemExit(128 + stop.signum)
-    error = summary_error(jobs)
-    return [job_return(job, error) for job in jobs]
+def require(options: dict[str, Any]) -> None:
+    """Raises ConfigError, naming the key, where the slots cannot be had."""
+    slots_of(options)
 
 
-def run(
-    options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], slots: Sequence[Slot], folder: Path, lock: int
-) -> StopRequest:
+def at_work(folder: Path) -> bool:
+    """Never: jobs of this machine end with their launcher."""
+    return False
+
+
+def run(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], folder: Path, lock: int) -> StopRequest:
     """Queues the jobs that are not done; returns whether it was asked to stop."""
+    slots = slots_of(options)
     waiting = [job for job in jobs if job.state != DONE_STATE]
     ranks = options["processes_per_job"] or max(1, len(slots[0].gpus))
     threads = threads_of(options["threads_per_process"], max(1, min(len(slots), len(waiting))) * ranks)
@@ -70,6 +48,11 @@ def run(
             finally:
                 starter.close()
     return stop
+
+
+def slots_of(options: dict[str, Any]) -> list[Slot]:
+    """The slots that the launcher's options ask for."""
+    return make_slots(options["gpus"], options["gpus_per_job"], options["jobs_per_gpu"], options["cpu_slots"])
 
 
 @contextmanager
@@ -112,11 +95,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def job_return(job: Job, error: RunError) -> JobReturn:
-    """What a sweeper reads: the value of a job that is done, `error` for one that failed."""
-    result = JobReturn(overrides=job.overrides, cfg=job.config, working_dir=str(job.folder), task_name="app")
-    result.status = JobStatus.FAILED if job.state == FAILED else JobStatus.COMPLETED
-    result.return_value = error if job.state == FAILED else job.value
-    return result

@@ -9,20 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, configure_log, setup_globals
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from hydra.types import TaskFunction
 
 from app.errors import ConfigError
 from app.folder import read_json, write_json
 from app.launch import squeue
-from app.launch.compose import compose
 from app.launch.job import DONE_STATE, FAILED, RESULT, RUNNING, WAITING, Job
-from app.launch.local import job_return
 from app.launch.queue import StopRequest, Watcher
 from app.launch.slurm_task import Task
 from app.launch.starter import python_environment
-from app.launch.sweep import held, summary_error
 from app.launch.watch import make_watcher
 from app.launch.worker import pack
 
@@ -30,54 +25,19 @@ SLURM_RECORD = "slurm.json"
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol")
 
 
-def require_slurm() -> None:
-    """Raises ConfigError where there is no SLURM."""
+def require(options: dict[str, Any]) -> None:
+    """Raises ConfigError where there is no SLURM, or no time to save before the time limit."""
     missing = [command for command in COMMANDS if shutil.which(command) is None]
     if missing:
         raise ConfigError(
             f"hydra/launcher=slurm: no SLURM on this machine, {', '.join(missing)} not found in PATH; "
             "log in to the cluster, or use hydra/launcher=local"
         )
-
-
-def launch(
-    options: dict[str, Any],
-    context: HydraContext,
-    task: TaskFunction,
-    master: DictConfig,
-    points: Sequence[Sequence[str]],
-    first_number: int,
-) -> list[JobReturn]:
-    """Submits what is neither done nor queued; with `wait`, returns when all have ended, else at once.
-
-    Raises:
-        ConfigError: some point's config is wrong, or SLURM refuses the job; then nothing was submitted.
-        SystemExit: 128 + signal after Ctrl-C; the jobs go on.
-    """
-    setup_globals()
-    configure_log(master.hydra.hydra_logging, master.hydra.verbose)
     if options["signal_delay_s"] >= 60 * options["timeout_min"]:
         raise ConfigError(
             f"hydra.launcher.signal_delay_s={options['signal_delay_s']} must be less than the time limit, "
             f"timeout_min={options['timeout_min']} minutes"
         )
-    folder = Path(master.hydra.sweep.dir)
-    stop = StopRequest()
-    with held(folder, 0.0):
-        jobs = compose(context.config_loader, master, points, first_number)
-        with make_watcher(jobs, folder) as watcher:
-            ids = find_queued(jobs, watcher)
-            new = [job for job in jobs if job.state != DONE_STATE and job.number not in ids]
-            ids |= submit(options, task, new, folder)
-            watcher.message(f"{len(new)} jobs submitted, {len(ids) - len(new)} were in the queue already")
-            if options["wait"]:
-                with stop.listening():
-                    collect([job for job in jobs if job.number in ids], ids, watcher, stop, options["poll_seconds"])
-    if stop.count:
-        print(f"the jobs go on; to end them: {scancel_hint(ids)}")
-        raise SystemExit(128 + stop.signum)
-    error = summary_error(jobs)
-    return [job_return(job, error) for job in jobs]
 
 
 def at_work(folder: Path) -> bool:
@@ -85,6 +45,26 @@ def at_work(folder: Path) -> bool:
     ids = [(read_json(path) or {}).get("job", "") for path in folder.glob(f"*/{SLURM_RECORD}")]
     states = squeue.states() if ids else {}
     return any(squeue.is_active(states.get(job_id)) for job_id in ids)
+
+
+def run(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], folder: Path, lock: int) -> StopRequest:
+    """Submits what is neither done nor queued; with `wait`, returns when all have ended or at Ctrl-C, else at once.
+
+    Raises:
+        ConfigError: SLURM refuses the jobs.
+    """
+    stop = StopRequest()
+    with make_watcher(jobs, folder) as watcher:
+        ids = find_queued(jobs, watcher)
+        new = [job for job in jobs if job.state != DONE_STATE and job.number not in ids]
+        ids |= submit(options, task, new, folder)
+        watcher.message(f"{len(new)} jobs submitted, {len(ids) - len(new)} were in the queue already")
+        if options["wait"]:
+            with stop.listening():
+                collect([job for job in jobs if job.number in ids], ids, watcher, stop, options["poll_seconds"])
+    if stop.count:
+        print(f"the jobs go on; to end them: {scancel_hint(ids)}")
+    return stop
 
 
 def find_queued(jobs: Sequence[Job], watcher: Watcher) -> dict[int, str]:

@@ -11,14 +11,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from app.errors import TEMPORARY, CannotWrite, ConfigError, RunError
 from app.folder import read_json, write_json
-from app.launch.job import FAILED, RECORD, Job, read_records
+from app.launch.job import RECORD, read_records
 from app.launch.point import hashed, slug
 
 SWEEP = "sweep.json"
@@ -44,28 +44,39 @@ def choose(root: Path, keys: Sequence[str], resume: bool) -> Path:
     return next(root / name for name in names if not (root / name).exists())
 
 
-def open_folder(folder: Path, keys: Sequence[str], resume: bool, explicit: bool) -> None:
-    """Makes the folder and notes what the command line was.
+def make_folder(folder: Path, may_continue: bool) -> None:
+    """Makes the sweep's folder.
 
     Raises:
-        ConfigError: it holds points already and `resume` is not asked for.
+        ConfigError: it holds points already and is not to be continued.
         CannotWrite: it cannot be made.
     """
+    if not may_continue and any(folder.glob(f"*/{RECORD}")):
+        raise ConfigError(
+            f"hydra.sweep.dir={folder} already holds a sweep; add resume=true to continue it, or choose another folder"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        known = read_json(folder / SWEEP)
-        if known and not resume and explicit and any(folder.glob(f"*/{RECORD}")):
-            raise ConfigError(
-                f"hydra.sweep.dir={folder} already holds a sweep; add resume=true to continue it, "
-                "or choose another folder"
-            )
-        all_keys = sorted({*keys, *(known or {}).get("keys", ())})
-        command = [*(["python", "-m", "app"] if sys.argv[0].endswith("__main__.py") else ["app"]), *sys.argv[1:]]
-        write_json(folder / SWEEP, {"keys": all_keys, "command": command})
     except OSError as error:
         raise CannotWrite(
             f"cannot make the sweep folder {folder.absolute()}: {error.strerror}; choose another output_root"
         ) from error
+
+
+def write_about(folder: Path, keys: Sequence[str]) -> None:
+    """Notes the command line, and all keys that it and the earlier ones set or sweep over."""
+    known = read_json(folder / SWEEP) or {}
+    command = [*(["python", "-m", "app"] if sys.argv[0].endswith("__main__.py") else ["app"]), *sys.argv[1:]]
+    write_json(folder / SWEEP, {"keys": sorted({*keys, *known.get("keys", ())}), "command": command})
+
+
+def discard_unused(folder: Path) -> None:
+    """Removes the folder of a sweep that was never started, unless somebody keeps something in it."""
+    if not (folder / SWEEP).exists():
+        for name in ("multirun.yaml", LAUNCHER_LOCK, JOBS_LOCK):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def assign_folders(sweep_folder: Path, points: Iterable[tuple[dict[str, Any], str]]) -> list[Path]:
@@ -119,13 +130,3 @@ def _locked(lock: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def summary_error(jobs: Sequence[Job]) -> RunError:
-    """What a sweep with failures ends with: their common exit code, or 1 where they differ."""
-    failed = [job for job in jobs if job.state == FAILED]
-    codes = {job.exit_code for job in failed}
-    return RunError(
-        f"{len(failed)} of {len(jobs)} jobs failed; the same command with resume=true tries them again",
-        codes.pop() if len(codes) == 1 else 1,
-    )

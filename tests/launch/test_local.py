@@ -83,10 +83,12 @@ def test_without_resume_a_sweep_gets_a_new_folder(toy) -> None:
 
 
 def test_nothing_starts_when_one_config_is_wrong(toy) -> None:
-    code, output = toy.run("data.batch_size=1,-1", "randomness.seed=3,4")
+    toy.run("data.batch_size=1,2", "randomness.seed=3")
+    code, output = toy.run("data.batch_size=3,-1", "randomness.seed=3")
     assert code != 0
     assert "data.batch_size" in output
-    assert not toy.count("stdout.log")
+    assert len(toy.sweeps) == 1, "it leaves no folder that resume=true would go on with"
+    assert toy.count("stdout.log") == 2
 
 
 @pytest.mark.parametrize("start", ["fork", "fresh"])
