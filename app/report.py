@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from app.folder import read_json
-from app.launch.job import DONE_STATE, FAILED, finished, read_records
+from app.launch.job import DONE_STATE, FAILED, RESULT, finished, read_records
 from app.launch.point import is_seed
 
 SCALARS = Path("vis_data", "scalars.jsonl")
@@ -118,6 +118,9 @@ def read_point(folder: Path, record: dict[str, Any]) -> Point:
     for row in point.rows:
         point.metrics |= evaluated(row)
         point.step = row.get("step", point.step)
+    left = read_json(folder / RESULT) or {}
+    if "error" in left and not done:  # a SLURM job that ended after its launcher; nobody has collected it yet
+        point.state, record = FAILED, {"reason": f"exit code {left.get('exit_code')}", "error": left["error"]}
     if point.state == FAILED:
         point.reason, point.error = record.get("reason"), record.get("error")
     point.metric, point.rule, point.value = done.get("metric"), done.get("rule"), as_number(done.get("best"))

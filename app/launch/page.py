@@ -22,6 +22,8 @@ MOST_METRICS = 2
 """Columns of the ranking beside the monitored metric; results.csv has all."""
 LONGEST_CURVE = 400
 """Points of a curve; longer ones are thinned out."""
+LONGEST_TEXT = 48
+"""Characters of a setting's value."""
 RESOURCES = Path(__file__).parent
 
 
@@ -71,12 +73,14 @@ def header(sweep: Sweep, title: str) -> str:
         for state in sorted(set(states), key=lambda state: (state != DONE_STATE, state))
     )
     best = next((point for point in sweep.points if point.value is not None), None)
-    told = (
-        f"<p>Best {code(sweep.metric)}: <b>{best.value:.6g}</b> by {code(best.name)} at step {best.step}</p>"
-        if best
-        else "<p>No result yet.</p>"
-    )
+    told = f"<p>Best {code(sweep.metric)}: <b>{best.value:.6g}</b> by {code(best.name)}</p>" if best else ""
+    repeated = next((group for group in sweep.groups() if len(group.values) > 1), None)
+    if repeated:
+        settings = code(" ".join(f"{axis}={text_of(value)}" for axis, value in repeated.axes.items()))
+        mean = f"<b>{repeated.mean:.6g}</b> ± {repeated.spread:.2g}"
+        told += f"<p>Best mean over seeds: {mean} by {settings} ({len(repeated.values)} seeds)</p>"
     command = f"<pre>{escape(shlex.join(sweep.command))}</pre>" if sweep.command else ""
+    told = told or "<p>No result yet.</p>"
     return f"<h1>{escape(title)}</h1><p>{len(sweep.points)} points {counts}</p>{told}{command}"
 
 
@@ -151,7 +155,9 @@ def effects(sweep: Sweep) -> list[dict[str, Any]]:
             continue
         results = [[point.value for point in scored if point.axes[axis] == value] for value in values]
         names = [[point.name for point in scored if point.axes[axis] == value] for value in values]
-        found.append({"axis": axis, "values": [text_of(value) for value in values], "results": results, "names": names})
+        labels = [text_of(value) for value in values]
+        ordinal = all(map(is_number, values))
+        found.append({"axis": axis, "values": labels, "ordinal": ordinal, "results": results, "names": names})
     return found
 
 
@@ -193,7 +199,9 @@ def code(words: str) -> str:
 
 
 def text_of(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    """A value for people; of a long one its beginning and its end, where paths differ."""
+    words = value if isinstance(value, str) else json.dumps(value, default=str)
+    return words if len(words) <= LONGEST_TEXT else f"{words[: LONGEST_TEXT // 3]}…{words[-LONGEST_TEXT // 2 :]}"
 
 
 def text(value: Any) -> str:
@@ -207,4 +215,4 @@ def is_number(value: Any) -> bool:
 def number(value: float | None, strong: bool = False) -> str:
     if value is None:
         return ""
-    return f"<b>{value:.5g}</b>" if strong else f"{value:.5g}"
+    return f"<b>{value:#.5g}</b>" if strong else f"{value:#.5g}"

@@ -151,6 +151,7 @@ def collect(jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: St
             state = states.get(ids[number])
             if state == "RUNNING" and job.state != RUNNING:
                 job.state = RUNNING
+                job.write_record()
                 watcher.started(job, f"SLURM job {ids[number]}")
             elif state == "PENDING" and job.state == RUNNING:
                 job.state = WAITING

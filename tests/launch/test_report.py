@@ -86,6 +86,26 @@ def test_failures_come_with_a_command_that_retries(sweep: Path) -> None:
     assert f"hydra.run.dir={sweep / 'lr-1__seed-1'} resume=auto" in page
 
 
+def test_a_job_that_ended_without_its_launcher_is_a_failure(sweep: Path) -> None:
+    (sweep / "lr-1__seed-0" / ".result.json").write_text(json.dumps({"error": "bad picture", "exit_code": 65}))
+    (failed,) = (point for point in read_sweep(sweep).failures if point.name == "lr-1__seed-0")
+    assert (failed.reason, failed.error) == ("exit code 65", "bad picture")
+
+
+def test_the_best_setting_is_that_of_the_best_mean(sweep: Path) -> None:
+    page = render(read_sweep(sweep))
+    assert "Best mean over seeds: <b>0.85</b> ± 0.071 by <code>optim.lr=0.1</code> (2 seeds)" in page
+
+
+def test_long_values_keep_both_ends(sweep: Path) -> None:
+    for number, path in enumerate(sorted(sweep.glob("*/job.json"))):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "axes": {"data.root": f"/data/{'x' * 300}/{number}"}}))
+    page = render(read_sweep(sweep))
+    assert "x" * 100 not in page[: page.index("plotly")]
+    assert all(f"xxx/{number}</td>" in page for number in range(4))
+
+
 def test_nothing_in_the_data_can_end_the_script_element() -> None:
     assert "<" not in as_script({"name": "</script><script>alert(1)</script>"})
 
@@ -126,5 +146,6 @@ def test_a_browser_draws_the_page(sweep: Path, tmp_path: Path) -> None:
         timeout=120,
         check=True,
     ).stdout
-    assert page.count("main-svg") >= 2, "no chart was drawn"
+    for place in ('<div id="effects"><div class="js-plotly-plot"', '<div id="curves" class="js-plotly-plot"'):
+        assert place in page, "it was not drawn"
     assert ">optim.lr</option>" in page
