@@ -44,6 +44,8 @@ def search(options: dict[str, Any], launcher: Launcher, config: DictConfig, argu
         raise ConfigError(
             "hydra/sweeper=optuna has nothing to search: give ranges, such as optim.lr=interval(0.001,0.1)"
         )
+    if config.hydra.launcher.get("wait") is False:
+        raise ConfigError("hydra/sweeper=optuna needs the results of its jobs; remove hydra.launcher.wait=false")
     study = open_study(options, Path(config.hydra.sweep.dir))
     requeue_unfinished(study)
     finished = (TrialState.COMPLETE, TrialState.FAIL)
@@ -92,17 +94,17 @@ def open_study(options: dict[str, Any], folder: Path) -> Study:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    tpe = options["sampler"] == "tpe"
-    sampler = optuna.samplers.TPESampler if tpe else optuna.samplers.RandomSampler
     folder.mkdir(parents=True, exist_ok=True)
     storage = options["storage"] or JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
-    return optuna.create_study(
-        study_name=folder.name,
-        storage=storage,
-        sampler=sampler(seed=options["seed"]),
-        direction=options["direction"],
-        load_if_exists=True,
+    study = optuna.create_study(
+        study_name=folder.name, storage=storage, direction=options["direction"], load_if_exists=True
     )
+    seed = options["seed"]
+    if seed is not None:
+        seed += len(study.get_trials(deepcopy=False))  # or a later launch would draw the points of the first one again
+    tpe = options["sampler"] == "tpe"
+    study.sampler = optuna.samplers.TPESampler(seed=seed) if tpe else optuna.samplers.RandomSampler(seed=seed)
+    return study
 
 
 def requeue_unfinished(study: Study) -> None:

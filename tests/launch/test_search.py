@@ -1,5 +1,7 @@
 """The Optuna sweeper: failed jobs are failed trials, and the study goes on."""
 
+from pathlib import Path
+
 import pytest
 from toy import KILLED
 
@@ -60,6 +62,23 @@ def test_a_trial_of_a_killed_launch_is_tried_again_first() -> None:
     requeue_unfinished(study)
     assert study.ask(space).params == lost.params
     assert study.ask(space).params != lost.params
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_later_launch_draws_other_points(tmp_path: Path, sampler: str) -> None:
+    from app.launch.search import open_study
+
+    space = {"optim.lr": FloatDistribution(1e-4, 1e-1, log=True)}
+    options = {"sampler": sampler, "seed": 1, "storage": None, "direction": "maximize"}
+    launches = [[open_study(options, tmp_path).ask(space).params["optim.lr"]] for _ in range(3)]
+    assert len({*map(tuple, launches)}) == 3
+
+
+def test_a_search_needs_results(toy) -> None:
+    toy.launcher += ["hydra/sweeper=optuna", "+hydra.launcher.wait=false"]
+    code, output = toy.run("data.batch_size=1,2")
+    assert code != 0
+    assert "remove hydra.launcher.wait=false" in output
 
 
 def test_nothing_to_search(toy) -> None:
