@@ -101,7 +101,8 @@ def read_sweep(folder: Path) -> Sweep:
     about = read_json(folder / "sweep.json") or {}
     points = [read_point(folder / name, record) for name, record in read_records(folder).items()]
     named = [point.metric for point in points if point.metric]
-    metric = max(named, key=named.count) if named else "val/top1"
+    tested = any("test/top1" in point.metrics for point in points)
+    metric = max(named, key=named.count) if named else "test/top1" if tested else "val/top1"
     rules = [point.rule for point in points if point.metric == metric and point.rule]
     greater = rules[0] == "greater" if rules else is_greater(metric)
     for point in points:

@@ -26,7 +26,13 @@ def make_point(sweep: Path, name: str, axes: dict[str, Any], state: str, curve: 
     lines = [json.dumps(row) for row in [{"step": 5, "train/loss": "NaN"}, *rows]]
     (folder / "vis_data" / "scalars.jsonl").write_text("\n".join([*lines, '{"step": 99, "val/to']))
     if state == "done":
-        done = {"metric": "val/top1", "best": max(curve), "step": 10 * len(curve), "length": 2, "metrics": {}}
+        done = {
+            "metric": "val/top1",
+            "best": max(curve, default=0),
+            "step": 10 * len(curve),
+            "length": 2,
+            "metrics": {},
+        }
         (folder / "DONE.json").write_text(json.dumps(done))
     return folder
 
@@ -76,6 +82,17 @@ def test_a_loss_is_ranked_from_below(sweep: Path) -> None:
         path.write_text(json.dumps({**done, "metric": "val/loss", "best": 1 - done["best"]}))
     points = [point.name for point in read_sweep(sweep).points if point.value is not None]
     assert points == ["lr-1__seed-0", "lr-0.1__seed-0", "lr-0.1__seed-1"]
+
+
+def test_points_that_were_only_tested_are_ranked(tmp_path: Path) -> None:
+    for name, value in (("tta-null", 0.8), ("tta-flip", 0.9)):
+        folder = make_point(tmp_path, name, {"tta": name}, "done", [])
+        (folder / "DONE.json").unlink()
+        (folder / "vis_data" / "scalars.jsonl").write_text(json.dumps({"step": 5, "test/top1": value}))
+    assert [(point.name, point.value) for point in read_sweep(tmp_path).points] == [
+        ("tta-flip", 0.9),
+        ("tta-null", 0.8),
+    ]
 
 
 def test_failures_come_with_a_command_that_retries(sweep: Path) -> None:
