@@ -89,11 +89,12 @@ def is_open_node(raw: Mapping[str, Any], schema: type) -> bool:
 
 
 def launcher_problems(cfg: DictConfig) -> Iterator[str]:
-    """Values of `hydra.launcher` out of their ranges; keys that it lacks are passed on to the cluster."""
-    launcher = OmegaConf.select(cfg, "hydra.launcher")
-    schema = OmegaConf.get_type(launcher) if launcher is not None else None
-    for field in fields(schema) if is_dataclass(schema) else ():
-        yield from check_limits(f"hydra.launcher.{field.name}", launcher.get(field.name), field.metadata)
+    """Values of `hydra.launcher` and `hydra.sweeper` out of their ranges."""
+    for section in ("hydra.launcher", "hydra.sweeper"):
+        node = OmegaConf.select(cfg, section)
+        schema = OmegaConf.get_type(node) if node is not None else None
+        for field in fields(schema) if is_dataclass(schema) else ():
+            yield from check_limits(f"{section}.{field.name}", node.get(field.name), field.metadata)
 
 
 def home_of(name: str) -> str | None:

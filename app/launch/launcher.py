@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from app.errors import ConfigError
+from app.wording import listed
 
 if TYPE_CHECKING:
     from app.launch.job import Job
@@ -53,8 +54,11 @@ class SweepLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Finds the sweep's folder. Raises ConfigError where no job could be run."""
+        from app.check import launcher_problems
         from app.launch.compose import place
 
+        if problems := list(launcher_problems(config)):
+            raise ConfigError(listed(problems))
         self.context, self.task, self.master = hydra_context, task_function, config
         self.backend = cast(Backend, import_module(self.backend_name))
         self.backend.require(self.options)

@@ -48,9 +48,6 @@ def make_slots(gpus: Any, gpus_per_job: int, jobs_per_gpu: int, cpu_slots: int |
     Raises:
         ConfigError: naming the key that cannot be met.
     """
-    for key, value in {"gpus_per_job": gpus_per_job, "jobs_per_gpu": jobs_per_gpu, "cpu_slots": cpu_slots}.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"hydra.launcher.{key} must be at least 1, got {value}")
     if gpus_per_job > 1 and jobs_per_gpu > 1:
         raise ConfigError(f"hydra.launcher.jobs_per_gpu={jobs_per_gpu} needs gpus_per_job=1, got {gpus_per_job}")
     ids = gpu_ids(gpus)

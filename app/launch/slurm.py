@@ -145,6 +145,7 @@ def collect(jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: St
     """
     open_jobs = {job.number: job for job in jobs}
     suspected: set[int] = set()
+    known_reason = ""
     while open_jobs and not stop.count:
         states = squeue.states(set(ids.values()))
         for number, job in list(open_jobs.items()):
@@ -164,6 +165,11 @@ def collect(jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: St
                 watcher.ended(job)
             else:
                 suspected.add(number)
+        if open_jobs and all(job.state == WAITING for job in open_jobs.values()):
+            reason = squeue.reasons(ids.values())
+            if reason not in ("", known_reason):
+                watcher.message(f"{len(open_jobs)} jobs are pending in SLURM's queue: {reason}")
+                known_reason = reason
         deadline = time.monotonic() + (min(poll_seconds, 1.0) if suspected else poll_seconds)
         while open_jobs and not stop.count and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -56,6 +56,12 @@ def states(wanted: Collection[str] = ()) -> dict[str, str]:
     return found
 
 
+def reasons(job_ids: Collection[str]) -> str:
+    """Why these jobs are pending, in SLURM's words, such as `Resources`; nothing where none is."""
+    answer = run("squeue", "--noheader", "--states=pending", f"--jobs={','.join(sorted(job_ids))}", "--format=%r") or ""
+    return ", ".join(sorted({line.strip() for line in answer.splitlines()} - {"", "None"}))
+
+
 @cache
 def has_accounting() -> bool:
     """Whether sacct works here."""

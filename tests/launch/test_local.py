@@ -91,6 +91,14 @@ def test_nothing_starts_when_one_config_is_wrong(toy) -> None:
     assert toy.count("stdout.log") == 2
 
 
+def test_options_out_of_their_range_are_refused(toy) -> None:
+    code, output = toy.run("data.batch_size=1,2", "hydra.launcher.jobs_per_gpu=0", "hydra.launcher.grace_seconds=-1")
+    assert code != 0
+    assert "hydra.launcher.jobs_per_gpu must be >= 1, got 0" in output
+    assert "hydra.launcher.grace_seconds must be >= 0, got -1" in output
+    assert not toy.sweeps
+
+
 @pytest.mark.parametrize("start", ["fork", "fresh"])
 def test_ctrl_c_lets_every_job_save_and_leave(toy, start: str) -> None:
     process = toy.start(sweep_over([ENDLESS, ENDLESS + 1, 5]), f"hydra.launcher.start={start}", gpus="0,1")

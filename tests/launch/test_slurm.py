@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,18 @@ def test_sbatch_in_its_own_words(slurm_toy) -> None:
     code, output = slurm_toy.run(sweep_over(5, 6), "hydra.launcher.partition=nowhere")
     assert code != 0
     assert "invalid partition specified: nowhere" in output
+
+
+def test_a_job_that_cannot_start_says_why_and_ctrl_c_leaves_it(slurm_toy, cluster) -> None:
+    process = slurm_toy.start(sweep_over(5, 6), "hydra.launcher.cpus_per_task=1000")
+    assert any("2 jobs are pending in SLURM's queue: PartitionConfig" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    job = slurm_toy.records("slurm.json")["batch_size-5"]["job"].split("_")[0]
+    assert f"the jobs go on; to end them: scancel {job}" in output
+    assert cluster.run("squeue", "--noheader", "--jobs", job).strip()
+    cluster.run("scancel", job)
 
 
 def test_without_slurm(tmp_path: Path) -> None:
