@@ -22,6 +22,7 @@ from app.launch.watch import make_watcher
 from app.launch.worker import pack
 
 SLURM_RECORD = "slurm.json"
+LOGS = ".submitit"
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol")
 
 
@@ -85,7 +86,7 @@ def submit(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], fol
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     executor = SlurmExecutor(
-        folder.absolute() / ".submitit" / "%j", max_num_timeout=options["max_num_timeout"], python=options["python"]
+        folder.absolute() / LOGS / "%j", max_num_timeout=options["max_num_timeout"], python=options["python"]
     )
     executor.update_parameters(**sbatch_parameters(options, folder))
     size = squeue.max_array_size()
@@ -183,7 +184,14 @@ def end(job: Job, state: str | None, job_id: str) -> None:
     job.end(status, (result or {}).get("seconds", 0.0), stopping=False)
     if result is None:
         job.state, job.reason = FAILED, f"SLURM job {job_id}: {state or 'gone'}"
+        job.error = first_error(job.folder.parent / LOGS / job_id / f"{job_id}_0_log.out") or job.error
     job.write_record()
+
+
+def first_error(log: Path) -> str | None:
+    """What SLURM or the shell complained about in the log of the job's script."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return next((line for line in lines if "error:" in line or "not found" in line), None)
 
 
 def scancel_hint(ids: dict[int, str]) -> str:

@@ -108,6 +108,13 @@ def test_a_job_that_cannot_start_says_why_and_ctrl_c_leaves_it(slurm_toy, cluste
     cluster.run("scancel", job)
 
 
+def test_a_job_that_never_reached_python_says_why(slurm_toy) -> None:
+    code, output = slurm_toy.run(sweep_over(5, 6), "hydra.launcher.python=nopython")
+    assert code != 0
+    errors = {record["error"] for record in slurm_toy.records().values()}
+    assert all("nopython: No such file or directory" in error for error in errors), output
+
+
 def test_without_slurm(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "app", "--multirun", "hydra/launcher=slurm", "randomness.seed=1,2"],
