@@ -39,23 +39,23 @@ logger = logging.getLogger(__name__)
 BUG, INTERRUPTED = 70, 130
 
 
-def entry() -> None:
-    """The console script `app` and `python -m app`: runs the command line and leaves with its exit code."""
+def entry() -> int | str | None:
+    """The command line of `python -m app`, with its errors as one message each; gives back what `sys.exit` takes."""
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
+        return code
     except RunError as error:
         if command_line.rank() == 0:
             print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
+        return error.exit_code
+    except SystemExit as left:
+        return left.code
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    if "triton._C.libtriton" in sys.modules:  # torchmetrics loads it; it reports as leaked what is frozen at the end
-        gc.unfreeze()
-    sys.exit(code)
+        return 0
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,12 +1,10 @@
 """The processes of one run: who am I, what do all of us agree on."""
 
-import ctypes
 import gc
 import importlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from app.env import choose_device
 from app.errors import ConfigError, RunError, TemporaryError
+from app.process import follow_parent
 
 T = TypeVar("T")
 
@@ -121,7 +120,7 @@ def connected(env: Mapping[str, Any]) -> Iterator[World]:
         backend = "nccl" if device.type == "cuda" else "gloo"
     address = settings["master_addr"] or os.environ.get("MASTER_ADDR")
     port = settings["master_port"] or os.environ.get("MASTER_PORT")
-    die_with_parent()
+    follow_parent(signal.SIGTERM)  # its launcher: it saves and leaves instead of training on
     timeout = timedelta(seconds=settings["timeout"])
     where = f"tcp://{address}:{port}" if settings["master_addr"] or settings["master_port"] else "env://"
     store, rank, size = next(rendezvous(where, rank, size, timeout=timeout))
@@ -145,12 +144,6 @@ def connected(env: Mapping[str, Any]) -> Iterator[World]:
         # one that gives back a tensor while the interpreter ends aborts the process.
         gc.collect()
         dist.destroy_process_group()
-
-
-def die_with_parent() -> None:
-    """Lets the system send this process SIGTERM when its launcher dies: it saves and leaves instead of training on."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def is_collective_error(error: RuntimeError) -> bool:

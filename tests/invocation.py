@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app import targets
-from app.__main__ import main
+from app import cli, targets
 
 
 @dataclass
@@ -51,11 +50,9 @@ class Terminal:
         environment = dict(os.environ)
         self.capsys.readouterr()
         gc.freeze()  # what is here already, torch among it, need not be looked through again and again
-        code: object = None
+        gc.disable()  # as app/__main__.py does
         try:
-            main()
-        except SystemExit as end:
-            code = end.code
+            code = cli.entry()
         finally:
             gc.unfreeze()
             gc.enable()

@@ -33,7 +33,7 @@ LAYERS = (
     "manifest writer tree record folder speed",
     "targets dist parallel",
     "documentation limits",
-    "env log rng clock compiler wording suggest schema",
+    "env log rng process clock compiler wording suggest schema",
     "errors",
 )
 """Modules (and packages) from top to bottom; each imports only its own layer and those below."""

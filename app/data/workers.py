@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import functools
 import logging
 import multiprocessing
 import os
 import re
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -24,13 +22,13 @@ from torch.utils.data import DataLoader
 from app.data.reader import Loaded, Reader, Request
 from app.data.source import describe
 from app.errors import DataError
+from app.process import follow_parent
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 """How often a waiting process looks whether its workers still live."""
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-PR_SET_PDEATHSIG = 1
 
 
 class Workers:
@@ -146,10 +144,8 @@ def start_worker(status: Any, parent: int, number: int) -> None:
     """Runs first in a worker: signals for the run are the main process's to handle; no worker outlives it."""
     for name in IGNORED:
         signal.signal(name, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent and multiprocessing.get_start_method(allow_none=True) == "fork":
-            os._exit(1)  # it died before the line above
+    forked = multiprocessing.get_start_method(allow_none=True) == "fork"  # otherwise a server starts the workers
+    follow_parent(signal.SIGKILL, parent if forked else None)
     status[2 * number], status[2 * number + 1] = os.getpid(), -1
 
 

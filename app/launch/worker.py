@@ -6,17 +6,13 @@ logging, callbacks and the `.hydra` snapshot are those of any other Hydra job.
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import importlib
 import inspect
 import json
 import logging
-import os
 import pickle
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,8 +21,8 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from app.errors import RunError
 from app.launch.job import PICKLE, RESULT
+from app.process import follow_parent, leave
 
-PR_SET_PDEATHSIG = 1
 IMPORTS = ("hydra.core.utils", "hydra._internal.callbacks", "hydra._internal.logging_config")
 """What every job imports before its task function."""
 
@@ -54,20 +50,8 @@ def find(task: str) -> Callable[..., Any]:
     return found
 
 
-def leave_with_parent(parent: int) -> None:
-    """Asks the kernel for a SIGTERM when the process that started this one is gone (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            sys.exit(128 + signal.SIGTERM)
-
-
 def run_and_leave(folder: Path, rank: int) -> NoReturn:
-    """Runs the job and ends this process with its exit code.
-
-    Exit handlers run, but the interpreter is not taken apart: with torch in it, that takes up to a second, in which the
-    slot is not free, and its libraries fill the job's output with complaints.
-    """
+    """Runs the job and ends this process with its exit code, at once: until then its slot is not free."""
     code: int | str | None = 1
     try:
         code = run(folder, rank)
@@ -75,11 +59,7 @@ def run_and_leave(folder: Path, rank: int) -> NoReturn:
         code = left.code
     except BaseException:
         sys.excepthook(*sys.exc_info())
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else code is not None)
+    leave(code)
 
 
 def run(folder: Path, rank: int) -> int:
@@ -128,5 +108,5 @@ def _without_snapshot(config: DictConfig, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    leave_with_parent(int(sys.argv[3]))
+    follow_parent(signal.SIGTERM, int(sys.argv[3]))
     run_and_leave(Path(sys.argv[1]), int(sys.argv[2]))

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from app.launch import worker
 from app.launch.queue import Key
 from app.launch.starter import kill_group
+from app.process import follow_parent
 
 
 def unsafe(modules: Iterable[str]) -> str | None:
@@ -117,7 +118,7 @@ class Zygote:
 def become(request: dict[str, Any], parent: int) -> NoReturn:
     """In the child: a session, output, environment and random state of its own, then the job, and the end."""
     os.setsid()
-    worker.leave_with_parent(parent)
+    follow_parent(signal.SIGTERM, parent)
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -131,7 +132,7 @@ def become(request: dict[str, Any], parent: int) -> NoReturn:
 
 def main(control_fd: int, launcher: int, modules: list[str]) -> None:
     """Serves the launcher; forked children never return from here."""
-    worker.leave_with_parent(launcher)
+    follow_parent(signal.SIGTERM, launcher)
     zygote_pid = os.getpid()
     with socket.socket(fileno=control_fd) as control:
         reason = unsafe(modules)
