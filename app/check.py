@@ -38,7 +38,8 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
     """All that is wrong with a composed configuration, one message a problem; `overrides` are the command line's."""
     given = {override_key(override) for override in overrides}
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
-    hydra = raw.pop("hydra", {})
+    whole = {"hydra": {}, **raw}
+    raw.pop("hydra", None)
     targets.trust(raw.get("trusted_packages") or () if "trusted_packages" in given else ())
     problems = [*check_node(cfg, raw, "", AppConf), *_untrusted_packages(raw, given)]
     problems = problems or [*named_nodes(cfg)]
@@ -47,7 +48,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
     tree = resolved(cfg)
     for rule in RULES:
         problems += rule(tree, given)
-    problems += [*targets.refusals(tree), *targets.hydra_refusals(hydra), *launcher_problems(cfg)]
+    problems += [*targets.refusals(tree), *targets.hydra_refusals(whole), *launcher_problems(cfg)]
     return problems or argument_problems(tree)
 
 

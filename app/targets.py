@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -42,10 +43,10 @@ LIBRARIES = (
 )
 REFUSED = ("torchvision.datasets.utils.", "timm.utils.", "timm.models._", "torch.nn.parallel.")
 """Parts of the libraries that read or write files: nothing to build an experiment from."""
-HYDRA = ("app.", "hydra._internal.core_plugins.", "hydra_plugins.", "hydra.experimental.callbacks.")
-"""Allowed below the `hydra` key."""
-LOGGING = ("app.", "logging.", "rich.logging.", "colorlog.")
-"""Classes that a `hydra.job_logging` may name."""
+HYDRA = ("hydra._internal.core_plugins.", "hydra_plugins.", "hydra.experimental.callbacks.")
+"""Also allowed below the `hydra` key."""
+LOGGING = ("app.log.", "logging.", "rich.logging.", "colorlog.")
+"""Where the classes that a `hydra.job_logging` may name are, besides the user's own packages."""
 
 
 def trusted_packages() -> frozenset[str]:
@@ -71,12 +72,12 @@ def find_targets(node: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, A
             yield from find_targets(value, f"{key}[{index}]")
 
 
-def refusal(target: object, key: str) -> str | None:
-    """Why `target`, a string, may not be used; None when it may. Imports nothing."""
+def refusal(target: object, key: str, more: tuple[str, ...] = ()) -> str | None:
+    """Why `target`, a string, may not be used; None when it may. Imports nothing. `more` prefixes are allowed too."""
     where = f"{key}._target_"
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
         return f"{where} must be the dotted name of a class or function, got {target!r}"
-    if allowed(target):
+    if allowed(target, more):
         return None
     top = target.partition(".")[0]
     return (
@@ -94,34 +95,66 @@ def refusals(tree: Mapping[str, Any]) -> Iterator[str]:
             yield problem
 
 
-def hydra_refusals(hydra: Any) -> Iterator[str]:
-    """What below the `hydra` key would run code that is not trusted: plugins, callbacks, log handlers."""
-    for section in ("callbacks", "launcher", "sweeper"):
-        for key, node in find_targets(hydra.get(section), f"hydra.{section}"):
-            name = str(node["_target_"])
-            if not name.startswith(HYDRA) and (problem := refusal(name, key)) is not None:
-                yield problem
-    for section in ("job_logging", "hydra_logging"):
-        yield from _logging_refusals(hydra.get(section), f"hydra.{section}")
+def hydra_refusals(config: Mapping[str, Any]) -> Iterator[str]:
+    """What below the `hydra` key would run code that is not trusted; `config` is the whole, uninterpolated."""
+    hydra = config["hydra"]
+    sections = {name: hydra.get(name) for name in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")}
+    sections["job.env_set"] = variables = (hydra.get("job") or {}).get("env_set") or {}
+    for name, section in sections.items():
+        yield from _hidden(section, f"hydra.{name}", config)
+        if name.endswith("_logging"):
+            yield from _logging_refusals(section, f"hydra.{name}")
+        for key, node in find_targets(section, f"hydra.{name}"):
+            try:
+                resolve(node["_target_"], key, HYDRA)
+            except ConfigError as error:
+                yield str(error)
+    if ENVIRONMENT in variables:
+        yield f"hydra.job.env_set.{ENVIRONMENT}: what is trusted is said on the command line or in the environment only"
+
+
+def _hidden(node: Any, key: str, config: Mapping[str, Any]) -> Iterator[str]:
+    """Interpolations that may turn into a mapping, unseen until Hydra resolves them: all but those of plain values."""
+    if isinstance(node, (Mapping, list)):
+        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _hidden(value, f"{key}.{name}", config)
+    elif isinstance(node, str) and node.startswith("${") and node.endswith("}") and not node.startswith("${oc.env:"):
+        value: Any = config
+        for part in node[2:-1].split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is None or isinstance(value, (Mapping, list)) or str(value).startswith("${"):
+            yield f"{key}={node} is not allowed; here ${{…}} may name a key with a plain value, or oc.env"
 
 
 def _logging_refusals(node: Any, key: str) -> Iterator[str]:
-    """`logging.config` calls what `()` and `class` name, and imports what follows `ext://`."""
+    """`logging.config` calls what `()` and the like name, and imports what follows `ext://`."""
     items: Any = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for name, value in items:
         if not isinstance(value, str):
             yield from _logging_refusals(value, f"{key}.{name}")
-        elif name in ("()", "class") and not value.startswith(LOGGING) and not allowed(value):
-            yield f"{key}.{name}: {value} is not trusted; use a class of Python's logging or of your own package"
+        elif name in ("()", "class", "queue", "listener"):
+            yield from _logging_class_problems(value, f"{key}.{name}")
         elif value.startswith("ext://") and value not in ("ext://sys.stdout", "ext://sys.stderr"):
             yield f"{key}.{name}: {value} is not allowed; ext://sys.stdout and ext://sys.stderr are"
 
 
-def allowed(name: str) -> bool:
+def _logging_class_problems(name: str, key: str) -> Iterator[str]:
+    found = None
+    if name.startswith(LOGGING) or allowed(name):
+        try:
+            found = _import(name, key)
+        except ConfigError as error:
+            yield str(error)
+            return
+    if not (isinstance(found, type) and issubclass(found, (logging.Handler, logging.Formatter, logging.Filter))):
+        yield f"{key}: {name} is not trusted; use a handler or formatter class of Python's logging or your own package"
+
+
+def allowed(name: str, more: tuple[str, ...] = ()) -> bool:
     """True when the dotted `name` is ours, a known library's, or of a package that the user trusts."""
     if name.startswith(REFUSED) or any(part.startswith("__") for part in name.split(".")):
         return False
-    if name.startswith((*OURS, *LIBRARIES)):
+    if name.startswith((*OURS, *LIBRARIES, *more)):
         return True
     top = name.partition(".")[0]
     return top in trusted_packages() or (top != "app" and _is_local(top))
@@ -144,20 +177,20 @@ def _is_local(top: str) -> bool:
     )
 
 
-def resolve(target: str, key: str) -> Callable[..., Any]:
+def resolve(target: str, key: str, more: tuple[str, ...] = ()) -> Callable[..., Any]:
     """Imports what `target` names.
 
     Raises:
         ConfigError: it is not trusted, cannot be imported, or is something else than it is called.
     """
-    problem = refusal(target, key)
+    problem = refusal(target, key, more)
     if problem is not None:
         raise ConfigError(problem)
     found = _import(target, f"{key}._target_")
     if not callable(found) or inspect.ismodule(found):
         raise ConfigError(f"{key}._target_: {target} is a {type(found).__name__}, not a class or function")
     identity = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}".replace(".<locals>", "")
-    if not allowed(identity):
+    if not allowed(identity, more):
         raise ConfigError(f"{key}._target_: {target} is another name of {identity}, which is not trusted")
     made: Callable[..., Any] = found
     return made
@@ -188,6 +221,9 @@ def _import(target: str, where: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
+            if (name := ".".join(parts[: count + 1])) in sys.modules:  # Hydra's plugins are no attributes
+                found = sys.modules[name]
+                continue
             parent = ".".join(parts[:count])
             public = [name for name in dir(found) if not name.startswith("_")]
             raise ConfigError(f"{where}: {parent} has no '{part}'{did_you_mean(part, public, f'{parent}.')}") from None

@@ -8,6 +8,7 @@ import pytest
 
 from app import targets
 from app.arguments import binding_problems
+from app.cli import main
 from app.errors import ConfigError
 
 HOSTILE = [
@@ -131,17 +132,53 @@ def test_every_target_of_a_tree_is_found() -> None:
     ("node", "problem"),
     [
         ({"callbacks": {"x": {"_target_": "os.remove"}}}, "hydra.callbacks.x._target_: os.remove is not trusted"),
+        ({"callbacks": {"x": {"_target_": "app.folder.os.remove"}}}, "app.folder.os.remove is not trusted"),
+        (
+            {"callbacks": {"x": {"_target_": "hydra._internal.core_plugins.basic_sweeper.OmegaConf.save"}}},
+            "is another name of",
+        ),
+        ({"callbacks": {"x": "${oc.create:'{_target_: os.remove}'}"}}, "hydra.callbacks.x=${oc.create"),
+        ({"callbacks": {"x": "${hooks.mine.settings}"}}, "hydra.callbacks.x=${hooks.mine.settings} is not allowed"),
+        ({"callbacks": "${hooks}"}, "hydra.callbacks=${hooks} is not allowed"),
         ({"launcher": {"_target_": "os.remove"}}, "hydra.launcher._target_: os.remove is not trusted"),
+        ({"launcher": {"partition": "${oc.env:PARTITION}"}}, None),
         ({"sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}}, None),
+        ({"job_logging": {"root": {"level": "${logging.level}"}}}, None),
         ({"job_logging": {"handlers": {"a": {"class": "logging.FileHandler"}}}}, None),
+        ({"job_logging": {"handlers": {"a": {"class": "app.log.ConsoleHandler"}}}}, None),
         ({"job_logging": {"handlers": {"a": {"()": "shutil.rmtree"}}}}, "shutil.rmtree is not trusted"),
+        ({"job_logging": {"handlers": {"a": {"()": "logging.os.system"}}}}, "logging.os.system is not trusted"),
+        ({"job_logging": {"handlers": {"a": {"()": "logging.config.fileConfig"}}}}, "fileConfig is not trusted"),
+        ({"job_logging": {"handlers": {"a": "${hooks.mine.settings}"}}}, "job_logging.handlers.a=${hooks"),
         ({"job_logging": {"handlers": {"a": {"stream": "ext://os.environ"}}}}, "ext://os.environ is not allowed"),
         ({"hydra_logging": {"handlers": {"a": {"stream": "ext://sys.stdout"}}}}, None),
+        ({"job": {"env_set": {"APP_TRUSTED_PACKAGES": "os"}}}, "hydra.job.env_set.APP_TRUSTED_PACKAGES"),
+        ({"job": {"env_set": "${hooks.mine.settings}"}}, "hydra.job.env_set=${hooks"),
     ],
 )
 def test_hydra_s_own_section(node: dict[str, object], problem: str | None) -> None:
-    problems = list(targets.hydra_refusals(node))
+    config = {"hydra": node, "logging": {"level": "INFO"}, "hooks": {"mine": {"settings": {"_target_": "os.remove"}}}}
+    problems = list(targets.hydra_refusals(config))
     assert (problems == []) if problem is None else (problem in problems[0])
+
+
+def test_nothing_of_a_file_s_hydra_section_runs(tmp_path: Path) -> None:
+    """Hydra instantiates callbacks and configures logging itself, past our own gate, and resolves what it finds."""
+    trap = tmp_path / "trap"
+    (tmp_path / "experiment").mkdir()
+    for position, section in enumerate(
+        (
+            f"callbacks: {{x: {{_target_: app.folder.os.mkdir, path: {trap}}}}}",
+            f"callbacks: {{x: \"${{oc.create:'{{_target_: os.mkdir, path: {trap}}}'}}\"}}",
+            f'job_logging: {{handlers: {{x: {{"()": logging.os.mkdir, path: {trap}}}}}}}',
+        )
+    ):
+        (tmp_path / "experiment" / f"evil{position}.yaml").write_text(f"# @package _global_\nhydra:\n  {section}\n")
+        for sweep in ([], ["--multirun"]):
+            words = [*sweep, "--config-dir", str(tmp_path), f"experiment=evil{position}", f"output_root={tmp_path}/out"]
+            with pytest.raises(ConfigError, match=r"hydra\.\w+\.(handlers\.)?x"):
+                main(words)
+            assert not trap.exists()
 
 
 def make(size: int, *, depth: int = 1) -> None: ...
