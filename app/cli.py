@@ -145,7 +145,8 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
     settings = [*(word for word in settings if not word.startswith("hydra.mode=")), f"hydra.mode={mode.name}"]
     config = compose(hydra, name, settings, mode)
     if multirun:
-        refused = list(hydra_refusals(OmegaConf.to_container(config)))
+        raw: Any = OmegaConf.to_container(config)
+        refused = list(hydra_refusals(raw))
         if refused:
             raise ConfigError(listed(refused))
     else:

@@ -6,10 +6,12 @@ outputs/<name>/latest         link to the newest run
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -20,14 +22,27 @@ from app.errors import ConfigError, RunError
 
 CHECKPOINTS = "checkpoints"
 DONE = "DONE.json"
+ENVIRONMENT = "environment.json"
 SEED = "seed.json"
 RUN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(\.\d+)?$")
 
 
 def wants_resume(resume: bool | str) -> bool:
     """True for `true`, `auto` and a path, and for a job that its cluster, or torchrun, started again."""
-    restarts = (os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
-    return resume not in (False, "false") or any(int(count) > 0 for count in restarts)
+    return resume not in (False, "false") or restarted()
+
+
+def restarted() -> bool:
+    """True when SLURM or torchrun started this job again."""
+    return any(int(os.environ.get(f"{name}_RESTART_COUNT", "0")) > 0 for name in ("SLURM", "TORCHELASTIC"))
+
+
+def job_id() -> str | None:
+    """What a launch has in common with its restarts by SLURM or torchrun, and with no other; None outside of both."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None and "TORCHELASTIC_RUN_ID" in os.environ:
+        job = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}"  # the name alone is often `none`
+    return None if job is None else hashlib.sha256("\0".join([job, *sys.argv[1:]]).encode()).hexdigest()[:16]
 
 
 def resume_path(resume: bool | str, load_from: str | None) -> str | None:
@@ -40,16 +55,19 @@ def resume_path(resume: bool | str, load_from: str | None) -> str | None:
 def choose(output_root: str, name: str, mode: str, check: bool, resume: bool | str, load_from: str | None) -> Path:
     """The folder of a single run: this experiment's newest with `resume`, else a new one, which is made.
 
-    A named checkpoint is continued in its own run's folder when it is the newest one there, else in a new folder.
+    A named checkpoint is continued in its own run's folder when it is the newest one there, else in a new folder. A job
+    that was started again goes on in the folder of its first start.
     """
     root = Path(output_root, name)
     if mode == "train" and not check:
         named = resume_path(resume, load_from)
+        if restarted() and (own := _of_job(root, job_id())) is not None:
+            return own
         if named is not None:
             home = Path(named).absolute().parent.parent
             if is_run(home) and _is_newest(Path(named)):
                 return home
-        elif wants_resume(resume) and (newest := newest_run(root)) is not None:
+        elif resume not in (False, "false") and (newest := newest_run(root)) is not None:
             return newest
     return _claim(root, "check" if check else mode)
 
@@ -61,13 +79,28 @@ def is_run(folder: Path) -> bool:
 
 def has_checkpoint(folder: Path) -> bool:
     """True when there is a manifest, intact or not, of a training run."""
-    return any((folder / CHECKPOINTS).glob("*.json")) or any((folder / CHECKPOINTS).glob("*.damaged"))
+    return holds_checkpoint(folder / CHECKPOINTS)
+
+
+def holds_checkpoint(checkpoints: Path) -> bool:
+    """The same of the folder of the checkpoints."""
+    return any(checkpoints.glob("*.json")) or any(checkpoints.glob("*.damaged"))
 
 
 def newest_run(root: Path) -> Path | None:
     """The newest training run below `root` that has a checkpoint; if none has, the newest run; by name, not by time."""
-    runs = sorted(folder for folder in root.glob("*") if RUN_NAME.match(folder.name) and is_run(folder))
+    runs = _runs(root)
     return next((run for run in reversed(runs) if has_checkpoint(run)), runs[-1] if runs else None)
+
+
+def _runs(root: Path) -> list[Path]:
+    return sorted(folder for folder in root.glob("*") if RUN_NAME.match(folder.name) and is_run(folder))
+
+
+def _of_job(root: Path, job: str | None) -> Path | None:
+    """The newest run below `root` that this job was launched into last."""
+    own = (run for run in reversed(_runs(root)) if (read_json(run / ENVIRONMENT) or {}).get("job") == job)
+    return None if job is None else next(own, None)
 
 
 def _is_newest(checkpoint: Path) -> bool:
@@ -103,10 +136,21 @@ def _claim(root: Path, mode: str) -> Path:
 
 def link_latest(folder: Path) -> None:
     """Points `latest` beside `folder` to it; a file system without links is left alone."""
-    link = folder.parent / "latest"
-    temporary = folder.parent / f".latest.{os.getpid()}"
+    _link(folder.parent / "latest", folder.name)
+
+
+def link_checkpoints(folder: Path, checkpoints: Path) -> None:
+    """Lets `checkpoints` in the run folder name where they are kept, so that the run is found without that setting."""
+    link = folder / CHECKPOINTS
+    if checkpoints != link and not has_checkpoint(folder) and (link.is_symlink() or not link.exists()):
+        _link(link, os.path.relpath(checkpoints, folder))
+
+
+def _link(link: Path, target: str) -> None:
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
     with suppress(OSError):
-        temporary.symlink_to(folder.name)
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
         temporary.replace(link)
 
 

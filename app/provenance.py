@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from app.folder import write_json
+from app.folder import ENVIRONMENT, job_id, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +44,9 @@ def write(folder: Path, device: torch.device) -> None:
     if diff:
         (snapshot / "code.diff").write_text(diff)
     write_json(
-        folder / "environment.json",
-        {
+        folder / ENVIRONMENT,
+        ({} if (job := job_id()) is None else {"job": job})
+        | {
             "command": SECRET.sub(r"\1***", " ".join(sys.argv)),
             "overrides": overrides(),
             "launched": datetime.now().isoformat(timespec="seconds"),

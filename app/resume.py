@@ -58,19 +58,20 @@ def find_source(cfg: DictConfig, place: Path, checkpoints: Path, world: World) -
 
 def _find_source(cfg: DictConfig, place: Path, checkpoints: Path) -> Path | None:
     if not folder.wants_resume(cfg.resume):
-        taken = place if folder.has_checkpoint(place) else checkpoints if any(checkpoints.glob("*.json")) else None
+        taken = place if folder.has_checkpoint(place) else checkpoints if folder.holds_checkpoint(checkpoints) else None
         if taken is not None:
             raise ConfigError(
                 f"{taken} already holds a run; use resume=true to continue it, "
                 "or leave hydra.run.dir out (or name another) to start a new one"
             )
         return None
+    own = next(filter(folder.holds_checkpoint, (checkpoints, place / folder.CHECKPOINTS)), checkpoints)
     named = folder.resume_path(cfg.resume, cfg.load_from)
-    if named is not None:
+    if named is not None and not (folder.restarted() and folder.holds_checkpoint(own)):
         source = local_file(named)
         logger.info("resuming from %s", source)
         return source
-    found = checkpoint.newest_intact(checkpoints)
+    found = checkpoint.newest_intact(own)
     if found is not None:
         logger.info("resuming from %s", found)
     elif cfg.resume == "auto" and cfg.load_from is not None:

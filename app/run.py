@@ -65,6 +65,8 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
     source = find_source(cfg, place, checkpoints, world)
     run = build_run(cfg, place, world, choose_seed(cfg, place, source, world), with_init=source is None)
     run.checkpoint_folder = checkpoints
+    if world.is_main:
+        folder.link_checkpoints(place, checkpoints)
     with attached(run) as monitor:
         if source is not None:
             restore(run, source)

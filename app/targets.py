@@ -119,10 +119,10 @@ def _hidden(node: Any, key: str, config: Mapping[str, Any]) -> Iterator[str]:
         for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
             yield from _hidden(value, f"{key}.{name}", config)
     elif isinstance(node, str) and node.startswith("${") and node.endswith("}") and not node.startswith("${oc.env:"):
-        value: Any = config
+        named: Any = config
         for part in node[2:-1].split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value is None or isinstance(value, (Mapping, list)) or str(value).startswith("${"):
+            named = named.get(part) if isinstance(named, Mapping) else None
+        if named is None or isinstance(named, (Mapping, list)) or str(named).startswith("${"):
             yield f"{key}={node} is not allowed; here ${{…}} may name a key with a plain value, or oc.env"
 
 

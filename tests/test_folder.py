@@ -60,6 +60,40 @@ def test_a_requeued_job_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert folder.wants_resume(False)
 
 
+def test_a_job_started_again_goes_on_in_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in another run's: it may have died before its first checkpoint, and others may have started since."""
+    root = tmp_path / "x"
+    make_run(root, "2026-01-01_00-00-00", 5)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    own = make_run(root, "2026-01-02_00-00-00")
+    folder.write_json(own / folder.ENVIRONMENT, {"job": folder.job_id()})
+    make_run(root, "2026-01-03_00-00-00", 5)
+    named = str(root / "2026-01-01_00-00-00" / folder.CHECKPOINTS / "iter_5.pth")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    for resume in (False, True, "auto", named):
+        assert choose(tmp_path, resume=resume) == own
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "optim.lr=0.1"])  # another command of the same job
+    assert not folder.has_checkpoint(choose(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert not folder.has_checkpoint(choose(tmp_path))
+
+
+def test_checkpoints_elsewhere_are_found_from_the_run_folder(tmp_path: Path) -> None:
+    run, elsewhere = make_run(tmp_path / "x", "2026-01-01_00-00-00"), tmp_path / "elsewhere"
+    (run / folder.CHECKPOINTS).rmdir()
+    folder.link_checkpoints(run, elsewhere)
+    make_run(tmp_path / "x", "2026-01-02_00-00-00")
+    assert not folder.has_checkpoint(run)
+    elsewhere.mkdir()
+    (elsewhere / "iter_1.json").write_text("{}")
+    assert choose(tmp_path, resume=True) == run
+    folder.link_checkpoints(run, tmp_path / "changed")
+    assert folder.has_checkpoint(run)
+    own = make_run(tmp_path / "x", "2026-01-03_00-00-00", 3)
+    folder.link_checkpoints(own, elsewhere)
+    assert not (own / folder.CHECKPOINTS).is_symlink()
+
+
 def test_a_held_folder_names_its_holder(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from app import folder\n"

@@ -115,6 +115,42 @@ def test_resume_auto_and_true_in_all_their_branches(terminal: Terminal, one_thre
     assert [digest(left[key]) for key in keys] == [digest(right[key]) for key in keys]
 
 
+def test_checkpoints_elsewhere_are_resumed_from(terminal: Terminal, one_thread: None) -> None:
+    def run(*arguments: str) -> Outcome:
+        return terminal.run(*TINY, *arguments)
+
+    elsewhere = "hooks.checkpoint.out_dir=elsewhere"
+    run("train.max_epochs=1", elsewhere)
+    (folder,) = terminal.folder.glob("outputs/digits/2*")
+    (terminal.folder / "outputs/digits/2099-01-01_00-00-00/.hydra").mkdir(parents=True)  # died before its first save
+    assert lines(run("train.max_epochs=2", elsewhere, "resume=true"), rf"resuming from .*{folder.name}/epoch_1.pth")
+    assert lines(run("train.max_epochs=3", "resume=true"), rf"resuming from .*{folder.name}/checkpoints/epoch_2.pth")
+    changed = run("train.max_epochs=4", "resume=true", "hooks.checkpoint.out_dir=changed")
+    assert lines(changed, rf"resuming from .*{folder.name}/checkpoints/epoch_3.pth")
+    assert (terminal.folder / "changed" / "digits" / folder.name / "epoch_4.json").exists()
+    assert not (terminal.folder / "outputs/digits/2099-01-01_00-00-00/checkpoints").exists()
+
+
+def test_a_job_started_again_is_not_taken_for_another(
+    terminal: Terminal, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A requeued job goes on in its own folder, from its newest checkpoint whatever it was told to begin with."""
+    terminal.run(*TINY, "train.max_epochs=2")
+    (older,) = terminal.folder.glob("outputs/digits/2*")
+    before = files(older)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    words = [*TINY, "train.max_epochs=2", "resume=true", f"load_from={older}/checkpoints/epoch_1.pth", "name=own"]
+    terminal.run(*words)
+    (own,) = terminal.folder.glob("outputs/own/2*")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = terminal.run(*words)
+    assert lines(again, rf"resuming from .*{own.name}/checkpoints/epoch_2.pth")
+    assert lines(again, "already finished at epoch 2")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert lines(terminal.run(*TINY, "train.max_epochs=1"), "no checkpoint in .*; starting fresh")
+    assert files(older) == before
+
+
 def test_load_from_takes_the_weights_and_test_finds_what_was_logged(run_app: RunApp, tmp_path: Path) -> None:
     first = run_app(
         "first", *TINY, "train.max_epochs=2", "optim.lr=0.01", "hooks=[default,ema]", "hooks.ema.momentum=0.5"
