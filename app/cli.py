@@ -6,6 +6,7 @@ raise becomes one message with an exit code.
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -28,7 +29,7 @@ from app import command_line, folder
 from app.check import require, resolved
 from app.command_line import CONF, CommandLine
 from app.composition import compose, explained
-from app.errors import ConfigError, RunError
+from app.errors import IO, ConfigError, RunError
 from app.inputs import require_inputs
 from app.schema import register
 from app.targets import hydra_refusals
@@ -200,8 +201,11 @@ def task(config: DictConfig) -> float | None:
         if in_sweep:
             raise
         raise SystemExit(error.exit_code) from None
-    except Exception:
+    except Exception as error:
         if in_sweep:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            logger.error("error: cannot write %s: %s", error.filename or config.output_root, error.strerror)
+            raise SystemExit(IO) from None
         logger.exception("this is a bug in the program or in a class of yours")
         raise SystemExit(BUG) from None

@@ -74,7 +74,7 @@ def explained(hydra: Hydra, settings: Sequence[str]) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and not is_hydra_error(error):
-            raise CannotWrite(f"cannot make or write {error.filename}: {error.strerror}") from error
+            raise CannotWrite(f"cannot make or write {error.filename or 'the run folder'}: {error.strerror}") from error
         known = next((cause for cause in causes(error) if isinstance(cause, RunError)), None)
         if known is not None:
             raise known from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +34,24 @@ class ConsoleHandler(logging.StreamHandler[Any]):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
         else:
             super().handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """A log file whose disk may be full: said once, and the run goes on without it."""
+
+    failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.failed:
+            self.failed = True
+            print(f"cannot write {self.baseFilename}: {error.strerror}; what it lacks is here only", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written is tried again
+            super().close()
 
 
 class ProgressDisplay:

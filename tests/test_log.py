@@ -15,7 +15,7 @@ from invocation import Terminal
 from runs import RunApp, scalars
 
 from app import engine
-from app.log import ConsoleHandler, ProgressDisplay, quiet_other_ranks
+from app.log import ConsoleHandler, LogFile, ProgressDisplay, quiet_other_ranks
 from app.state import Run
 
 TINY = ("data.limit_train=64", "data.limit_val=32", "data.batch_size=16", "model=mlp", "hooks.checkpoint.interval=-1")
@@ -172,3 +172,11 @@ def test_a_reader_that_leaves_is_no_error(capfd: pytest.CaptureFixture[str]) -> 
         for line in ("first", "second"):
             handler.handle(logging.LogRecord("app", logging.INFO, __file__, 1, line, None, None))
     assert capfd.readouterr().err == ""
+
+
+def test_a_log_file_on_a_full_disk_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = LogFile("/dev/full")
+    for _ in range(3):
+        handler.handle(logging.LogRecord("app", logging.INFO, "", 0, "a line", (), None))
+    handler.close()
+    assert capsys.readouterr().err == "cannot write /dev/full: No space left on device; what it lacks is here only\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from invocation import Terminal
 from operations import leftovers, opened, save, state_of
 
 from app import checkpoint, torch_file
@@ -231,7 +233,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("may not mount")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # a log file that could not be closed may still be open
 
 
 def test_a_full_disk_then_room(small_disk: Path) -> None:
@@ -265,3 +267,24 @@ def test_a_disk_that_fills_up_on_the_way(small_disk: Path, monkeypatch: pytest.M
         store.save(big, Save("epoch_2", 2, 2, 2, "full", periodic=True))
     assert leftovers(small_disk / "run") == []
     assert newest_intact(small_disk / "run").step == 1  # type: ignore[union-attr]
+
+
+def test_a_run_on_a_full_disk_says_so(small_disk: Path, terminal: Terminal) -> None:
+    """The log lies on that disk too: no traceback a line."""
+    small = ("data.limit_train=32", "data.limit_val=32", "model=mlp", "schedule.warmup=0", "train.max_epochs=3")
+    filler = small_disk / "filler"
+    filler.write_bytes(b"\0" * (5600 * 1024 - 40 * 1024))
+    outcome = terminal.run(*small, "output_root=disk")
+    assert outcome.code == 74
+    outcome.says(r"epoch_1.pth: No space left on device \([\d,]+ by")
+    assert outcome.message.count("app.log: No space left") <= 1
+    assert "Logging error" not in outcome.message
+    early = terminal.run(*small, "output_root=disk")
+    assert early.code in (73, 74)
+    early.says(r"error: cannot (make or )?write .*: No space left on device")
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+        while file.write(b"\0" * 4096):
+            pass
+    nothing = terminal.run(*small, "output_root=disk")
+    assert nothing.code == 73
+    nothing.says(r"error: cannot make or write (the run folder|/.*): No space left on device")
