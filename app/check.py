@@ -22,7 +22,7 @@ from app.limits import check_limits
 from app.rules import RULES
 from app.schema import GROUPS
 from app.schema.root import AppConf
-from app.suggest import unknown_key
+from app.suggest import ELSEWHERE, unknown_key
 from app.wording import listed, show, wrong_type
 
 SECRET = re.compile(
@@ -99,8 +99,8 @@ def launcher_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def home_of(name: str) -> str | None:
-    """The first full key of the schema that ends in `name`: `lr` -> `optim.lr`."""
-    return next((full for full in schema_keys() if full.rpartition(".")[2] == name), None)
+    """The first full key of the schema that ends in `name`, or is what others call so: `lr` -> `optim.lr`."""
+    return ELSEWHERE.get(name) or next((full for full in schema_keys() if full.rpartition(".")[2] == name), None)
 
 
 def schema_keys() -> dict[str, Field[Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.check import home_of
 from app.errors import ConfigError
 from app.schema.hooks import HOOKS
 from app.schema.runtime import BACKENDS
@@ -52,7 +53,7 @@ def split(arguments: Sequence[str]) -> CommandLine:
         if not word.startswith("-"):
             line.settings.append(word)
         elif name not in FLAGS:
-            raise ConfigError(_unknown_flag(word))
+            raise ConfigError(_unknown_flag(word, queue[0] if queue and queue[0].isalnum() else "…"))
         elif name in ("--info", "-i"):
             follows = queue and queue[0] in INFOS
             line.flags += [name, value or (queue.pop(0) if follows else "all")]
@@ -65,10 +66,11 @@ def split(arguments: Sequence[str]) -> CommandLine:
     return line
 
 
-def _unknown_flag(word: str) -> str:
+def _unknown_flag(word: str, following: str) -> str:
     name, equals, value = word.lstrip("-").partition("=")
-    if equals:
-        return f"unknown option '{word}'; settings have no dashes: {name}={value}"
+    key = home_of(name.replace("-", "_"))
+    if key is not None or equals:
+        return f"unknown option '{word}'; settings have no dashes: {key or name}={value if equals else following}"
     return f"unknown option '{word}'{did_you_mean(word, FLAGS)} (settings are KEY=VALUE without dashes; see --help)"
 
 
@@ -96,7 +98,9 @@ def checked_settings(settings: Sequence[str]) -> list[str]:
 def _quoted(word: str) -> str:
     """An address or path with characters that Hydra's grammar has no use for needs no quotes from the user."""
     key, _, value = word.partition("=")
-    return f'{key}="{value}"' if re.search(r"[=#&;!]", value) and not re.search(r"['\"\[\]{}(),$\\]", value) else word
+    special = re.search(r"[=#&;!]", value) and not re.search(r"['\"\[\]{}(),$\\]", value)
+    braces = re.fullmatch(r"[\w./-]+\{\w*\}[\w./{}-]*", value)  # epoch_{}
+    return f'{key}="{value}"' if special or braces else word
 
 
 def _added(word: str, own: set[tuple[str, str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ def _unknown(error: OmegaConfBaseException, options_of: OptionsOf) -> str:
         return unknown_key(prefix, name, sorted({*known, *options}))
     if not prefix:
         known = sorted({*known, "experiment"} - {"hydra"})
-    if prefix.rstrip(".") in GROUPS and home_of(name) in (None, full) and nearest(name, known) is None:
+    schemas = GROUPS.get(group, {}).items()
+    owners = [option for option, schema in schemas if any(field.name == name for field in fields(schema))]
+    if owners and nearest(name, known) is None:
+        choices = [f"{group}={owner}" if owner in options_of(group) else f"others of {group}" for owner in owners]
+        return f"unknown key '{full}'; it is a key of {', '.join(choices)} (keys: {', '.join(sorted(known))})"
+    if group in GROUPS and home_of(name) is None and nearest(name, known) is None:
         own = f"an argument of a class of your own ({group}=custom) needs a +: +{full}=…"
         return f"unknown key '{full}'; {own} (keys: {', '.join(sorted(known))})"
     return unknown_key(prefix, name, known, home_of(name))
@@ -99,7 +105,8 @@ def _missing_config(error: MissingConfigException, options_of: OptionsOf) -> str
         groups = [*GROUPS, "experiment", "randomness", "logging", "env"]
         return f"there is no config group '{group}'{did_you_mean(group, groups)}{where}"
     near = did_you_mean(option, options, f"{group}=")
-    return f"{group} has no option '{option}'{near}{where} (options: {', '.join(sorted(options))})"
+    more = f"; torchvision's models: model=torchvision model.name={option}" if group == "model" else ""
+    return f"{group} has no option '{option}'{near}{where} (options: {', '.join(sorted(options))}{more})"
 
 
 def _grammar(error: OverrideParseException) -> str:
@@ -136,7 +143,8 @@ def _by_text(text: str, settings: Sequence[str]) -> str:
         return f"{exists[1]} exists already; write it without the +"
     repeated = re.match(r"Multiple values for ([\w/]+)", text)
     if repeated:
-        return f"{repeated[1]} is chosen more than once; give it once, as {repeated[1]}=… without +"
+        once = f"+{repeated[1]}=[…,…]" if repeated[1] in ("hooks", "visualizer") else f"{repeated[1]}=… without +"
+        return f"{repeated[1]} is chosen more than once; give it once, as {once}"
     deleted = re.match(r"Could not delete from config\. '([^']+)' does not exist", text)
     if deleted:
         prefix, _, name = deleted[1].rpartition(".")

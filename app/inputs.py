@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import CheckpointError, DataError, RunError
+from app.folder import CHECKPOINTS
 from app.schema.data import FolderConf, TorchvisionDataConf
 
 CIFAR = {
@@ -30,7 +31,7 @@ def require_inputs(config: Mapping[str, Any]) -> None:
         if isinstance(location, str) and location not in ("auto", "true", "false") and "://" not in location:
             path = Path(location.partition("#sha256=")[0]).expanduser()
             if not path.is_file():
-                what = "is a folder; name a file in it" if path.is_dir() else "does not exist"
+                what = _folder_text(key, path) if path.is_dir() else "does not exist"
                 raise CheckpointError(f"{key}={location}: {path.absolute()} {what}")
     data = config["data"]
     problem = None
@@ -40,6 +41,15 @@ def require_inputs(config: Mapping[str, Any]) -> None:
         problem = _download_problem(data["name"], Path(data["root"]))
     if problem is not None:
         raise problem
+
+
+def _folder_text(key: str, path: Path) -> str:
+    run = path.parent if path.name == CHECKPOINTS else path
+    if not (run / CHECKPOINTS).is_dir():
+        return "is a folder; name a file in it"
+    if key == "resume":
+        return f"is a folder; to continue that run: resume=true hydra.run.dir={run}"
+    return f"is a folder; name a file in it, such as {run}/{CHECKPOINTS}/best.pth"
 
 
 def _folder_problem(data: Mapping[str, Any]) -> RunError | None:

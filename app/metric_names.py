@@ -59,7 +59,8 @@ def resolve(name: str, rules: Mapping[str, str | None], key: str = "metrics.moni
     found = _find(name, rules)
     if found is None:
         short = {full.partition("/")[2]: full for full in rules}
-        hint = did_you_mean(name.removeprefix("val/").removeprefix("test/"), short)
+        word = name.rpartition("/")[2]
+        hint = did_you_mean("top1" if word.lower() in ("acc", "accuracy") else word, short)
         raise ConfigError(f"{key}: there is no metric '{name}'{hint} (metrics: auto, {', '.join(rules)})")
     return found
 

@@ -45,7 +45,7 @@ def start(config: Config, given: Collection[str]) -> Iterator[str]:
         both = f"resume={path} and load_from={load_from}"
         yield f"{both} both name a checkpoint; give one (resume=true load_from=… resumes it)"
     if path is not None and "/" not in path and not Path(path).exists():
-        near = did_you_mean(path, ("auto", "true", "false"))
+        near = did_you_mean("true" if path in ("latest", "last", "newest") else path, ("auto", "true", "false"))
         yield f"resume must be false, true, auto or a checkpoint's path; there is no file {path!r}{near}"
     init = (config["model"].get("init") or {}) if isinstance(config["model"], dict) else {}
     if init.get("prefix") and not init.get("checkpoint"):
@@ -109,7 +109,7 @@ def devices(config: Config, given: Collection[str]) -> Iterator[str]:
     env = config["env"]
     device = env["device"]
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        near = did_you_mean(device, ("auto", "cpu", "cuda", "mps"))
+        near = did_you_mean(device.replace("gpu", "cuda"), ("auto", "cpu", "cuda", "mps"))
         yield f"env.device must be auto, cpu, cuda, cuda:N or mps; got {device!r}{near}"
     if device == "cpu" and env["dist"]["backend"] == "nccl":
         yield "env.dist.backend=nccl needs GPUs, and env.device=cpu asks for none; use gloo or auto"

@@ -29,11 +29,19 @@ WRONG_COMMANDS: list[tuple[str, int, list[str]]] = [
     ("max_epochs=3", CONFIG, [r"unknown key 'max_epochs'; did you mean 'train\.max_epochs'\?"]),
     ("lr=0.1", CONFIG, [r"did you mean 'optim\.lr'"]),
     ("+train.max_epoch=3", CONFIG, [r"did you mean 'train\.max_epochs'"]),
+    ("epochs=3", CONFIG, [r"did you mean 'train\.max_epochs'"]),
+    ("default_hooks.logger.interval=3", CONFIG, [r"unknown key 'default_hooks'; did you mean 'hooks'"]),
+    ("+log_level=DEBUG", CONFIG, [r"did you mean 'logging\.level'"]),
+    ("param_scheduler=cosine", CONFIG, [r"did you mean 'schedule'"]),
+    ("optim.momentum=0.9", CONFIG, [r"unknown key 'optim\.momentum'; it is a key of optim=sgd, optim=rmsprop \(keys"]),
+    ("data.root=x", CONFIG, [r"it is a key of others of data, data=folder"]),
     ("~hooks.loger", CONFIG, [r"~hooks\.loger: there is no such key; did you mean 'hooks\.logger'"]),
     ("+optim.lr=0.1", CONFIG, [r"optim\.lr exists already; write it without the \+"]),
     ("hydra.rnu.dir=x", CONFIG, [r"unknown key 'hydra\.rnu'; did you mean 'hydra\.run'"]),
     # groups, options, hook names
     ("model=lenet", CONFIG, [r"model has no option 'lenet'; did you mean 'model=lenet5'\?", r"options: .*small_cnn"]),
+    ("model=resnet50", CONFIG, [r"did you mean 'model=resnet_cifar'", r"model=torchvision model\.name=resnet50"]),
+    ("'+hooks=ema' '+hooks=early_stop'", CONFIG, [r"hooks is chosen more than once; give it once, as \+hooks=\[…,…\]"]),
     ("experiment=mnist", CONFIG, [r"experiment has no option 'mnist'", r"did you mean 'experiment=mnist_lenet5'"]),
     ("'hooks=[default,emma]'", CONFIG, [r"hooks has no option 'emma'; did you mean 'hooks=ema'"]),
     ("+hooks=erly_stop", CONFIG, [r"did you mean 'hooks=early_stop'"]),
@@ -46,6 +54,9 @@ WRONG_COMMANDS: list[tuple[str, int, list[str]]] = [
     # what is no setting at all
     ("test", CONFIG, [r"'test' is not KEY=VALUE; did you mean 'mode=test'"]),
     ("--optim.lr=0.1", CONFIG, [r"settings have no dashes: optim\.lr=0\.1"]),
+    ("--lr=0.1", CONFIG, [r"settings have no dashes: optim\.lr=0\.1"]),
+    ("--seed 1", CONFIG, [r"settings have no dashes: randomness\.seed=1"]),
+    ("--work-dir x", CONFIG, [r"settings have no dashes: hydra\.run\.dir=x"]),
     ("--multirum optim.lr=1,2", CONFIG, [r"unknown option '--multirum'; did you mean '--multirun'"]),
     ("optim.lr = 0.1", CONFIG, [r"write optim\.lr=0\.1, without spaces"]),
     ("optim.lr 0.1", CONFIG, [r"'optim\.lr' is not KEY=VALUE; write optim\.lr=0\.1"]),
@@ -79,7 +90,7 @@ WRONG_COMMANDS: list[tuple[str, int, list[str]]] = [
     ("loss.kind=crossentropy", CONFIG, [r"loss\.kind must be one of cross_entropy, bce", r"did you mean 'cross_entropy'"]),
     ("logging.level=info", CONFIG, [r"logging\.level must be one of DEBUG, INFO", r"did you mean 'INFO'"]),
     ("'metrics.topk=[0]'", CONFIG, [r"metrics\.topk\[0\] must be >= 1, got 0"]),
-    ("env.device=gpu", CONFIG, [r"env\.device must be auto, cpu, cuda, cuda:N or mps; got 'gpu'"]),
+    ("env.device=gpu", CONFIG, [r"env\.device must be auto, cpu, cuda, cuda:N or mps; got 'gpu'; did you mean 'cuda'"]),
     ("hooks.logger.priority=HIHG", CONFIG, [r"hooks\.logger\.priority must be", r"did you mean 'HIGH'"]),
     ("hooks.logger.priority=300", CONFIG, [r"hooks\.logger\.priority must be in \[0, 100\], got 300"]),
     ("name=../elsewhere", CONFIG, [r"name must be letters, digits.*'\.\./elsewhere'"]),
@@ -96,9 +107,12 @@ WRONG_COMMANDS: list[tuple[str, int, list[str]]] = [
     ("+hooks=ema hooks.ema.begin_epoch=1 hooks.ema.begin_iter=5", CONFIG, [r"begin_epoch and hooks\.ema\.begin_iter"]),
     ("+hooks=ema hooks.ema.evaluate_on_ema=false", CONFIG, [r"nothing would be validated"]),
     ("+hooks=nan_guard hooks.nan_guard.policy=rollback hooks.checkpoint=null", CONFIG, [r"needs checkpoints to go back to"]),
+    ("resume=latest", CONFIG, [r"there is no file 'latest'; did you mean 'true'"]),
+    ("hooks.checkpoint.save_best=accuracy/top1", CONFIG, [r"there is no metric 'accuracy/top1'; did you mean 'top1'"]),
     ("hooks.checkpoint.save_best=top5", CONFIG, [r"hooks\.checkpoint\.save_best: there is no metric 'top5'", r"val/top1"]),
     ("'hooks.checkpoint.save_best=[top1,loss]' 'hooks.checkpoint.rule=[greater,less,less]'", CONFIG, [r"3 entries for 2"]),
     ("hooks.checkpoint.rule=bigger", CONFIG, [r"hooks\.checkpoint\.rule must be greater or less, got 'bigger'"]),
+    ("'hooks.checkpoint.filename=x_{epoch}'", CONFIG, [r"like epoch_{}; got 'x_{epoch}'"]),
     ("hooks.checkpoint.filename=last", CONFIG, [r"hooks\.checkpoint\.filename must be .* one pair of braces"]),
     ("'hooks.checkpoint.filename=\"../e{}\"'", CONFIG, [r"hooks\.checkpoint\.filename must be"]),
     ("+hooks=early_stop hooks.early_stop.monitor=acc", CONFIG, [r"hooks\.early_stop\.monitor: there is no metric 'acc'"]),
@@ -141,6 +155,7 @@ WRONG_COMMANDS: list[tuple[str, int, list[str]]] = [
     ("load_from=https://me:CANARY@host/w.pth", CONFIG, [r"load_from holds a password"]),
     # files and addresses
     ("load_from=nothing.pth", CHECKPOINT, [r"load_from=nothing\.pth: .*/nothing\.pth does not exist"]),
+    ("load_from=.", CHECKPOINT, [r"load_from=\.: .* is a folder; name a file in it"]),
     ("resume=runs/nothing.pth", CHECKPOINT, [r"resume=runs/nothing\.pth: .* does not exist"]),
     ("model.init.checkpoint=nothing.pth", CHECKPOINT, [r"model\.init\.checkpoint=nothing\.pth: .* does not exist"]),
     ("load_from=.", CHECKPOINT, [r"load_from=\.: .* is a folder; name a file in it"]),
@@ -324,6 +339,8 @@ def test_a_folder_that_holds_a_run_is_left_alone(terminal: Terminal) -> None:
     terminal.write({"run/.hydra/1/config.yaml": "", "run/checkpoints/epoch_1.json": "{}"})
     outcome = terminal.run(*FAKE, "hydra.run.dir=run")
     outcome.says(r"run already holds a run; use resume=true")
+    for key, advice in (("resume", r"resume=true hydra\.run\.dir=run"), ("load_from", r"run/checkpoints/best\.pth")):
+        terminal.run(f"{key}=run").says(rf"{key}=run: .*/run is a folder; .*{advice}")
     assert outcome.code == CONFIG
     assert (terminal.folder / "run/checkpoints/epoch_1.json").read_text() == "{}"
 

@@ -8,13 +8,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from app import folder
-from app.check import check, require, resolved
+from app.check import check, home_of, require, resolved, schema_keys
 from app.command_line import CONF
 from app.errors import ConfigError
 from app.launch.plugins import register as register_launchers
 from app.limits import check_limits, range_text
 from app.schema import GROUPS, register
 from app.schema.knob import knob
+from app.suggest import OTHER_NAMES
 
 Compose = Callable[..., DictConfig]
 
@@ -133,3 +134,10 @@ def test_resolved_leaves_hydra_out(composed: Compose) -> None:
     assert "hydra" in config
     assert "hydra" not in resolved(config)
     assert OmegaConf.is_config(config.hydra)
+
+
+def test_what_others_call_a_key_leads_to_one_that_exists() -> None:
+    sections = {f"{group}.{name}" for group, names in GROUPS.items() for name in names}
+    assert set(OTHER_NAMES) <= {*schema_keys(), *sections, "hydra.run.dir"}
+    assert home_of("work_dir") == "hydra.run.dir"
+    assert home_of("lr") == "optim.lr"
