@@ -19,7 +19,7 @@ from pathlib import Path
 from app.errors import CannotWrite, CheckpointError, ConfigError
 from app.manifest import hash_file
 from app.transfer import Limits, Transfer, shown
-from app.writer import save_error, stale_temporaries, sync_folder, write_temporary
+from app.writer import save_error, sync_folder, temporaries, write_temporary
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 POLL_SECONDS = 0.1
@@ -140,7 +140,7 @@ def _in_thread(work: Callable[[], str], path: Path, interrupted: Callable[[], bo
             if interrupted():
                 raise KeyboardInterrupt
     except BaseException:
-        for temporary, name in stale_temporaries(path.parent):
+        for temporary, name in temporaries(path.parent):
             if name == path.name:
                 temporary.unlink(missing_ok=True)
         raise
@@ -152,7 +152,7 @@ def _in_thread(work: Callable[[], str], path: Path, interrupted: Callable[[], bo
 def _get(url: str, path: Path, sha256: str | None, limits: Limits) -> str:
     """Fetches into `path` and records its hash beside it, which is returned."""
     record = path.with_name(path.name + ".json")
-    for temporary, name in stale_temporaries(path.parent):
+    for temporary, name in temporaries(path.parent):
         if name in (path.name, record.name):
             temporary.unlink(missing_ok=True)
     transfer = Transfer(url, limits)

@@ -11,7 +11,7 @@ from app import manifest as manifests
 from app.errors import CheckpointError
 from app.manifest import Manifest
 from app.store import DELETED, Store
-from app.writer import stale_temporaries
+from app.writer import temporaries
 
 DAMAGED = ".damaged"
 
@@ -84,7 +84,7 @@ def _refuse_silent_start(folder: Path, damaged: list[str], weights: list[Manifes
             f"{newest} holds weights only (hooks.checkpoint.save_optimizer=false) and cannot be resumed from; "
             f"start from its weights with resume=false load_from={newest}"
         )
-    pending = {name.removesuffix(".json") for _, name in stale_temporaries(folder)}
+    pending = {name.removesuffix(".json") for _, name in temporaries(folder)}
     pending |= {path.name.removesuffix(f".json{DELETED}") for path in folder.glob(f"*.json{DELETED}")}
     orphans = [path for path in folder.glob("*.pth") if not path.is_symlink() and path.stem not in pending]
     problems = damaged + [f"{path} has no manifest" for path in orphans if f"{path.stem}.json" not in damaged]

@@ -27,7 +27,7 @@ from app import manifest as manifests
 from app.errors import CannotWrite, CheckpointError
 from app.manifest import Manifest
 from app.tree import tensor_bytes
-from app.writer import check_space, save_error, stale_temporaries, sync_folder, write_temporary
+from app.writer import check_space, save_error, sync_folder, temporaries, write_temporary
 
 DELETED = ".deleted"
 MARGIN_BYTES = 1 << 20
@@ -191,7 +191,7 @@ class Store:
         marker.unlink()
 
     def _clean(self) -> None:
-        for path, name in stale_temporaries(self.folder):
+        for path, name in temporaries(self.folder):
             if name.endswith(".json") and not (self.folder / name).exists():
                 _discard(self.folder / f"{name.removesuffix('.json')}.pth")
             path.unlink()

@@ -21,7 +21,7 @@ from typing import IO, NamedTuple
 from app.errors import IO as IO_CODE
 from app.errors import RunError
 
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 BUFFER_BYTES = 1 << 20
 
 logger = logging.getLogger(__name__)
@@ -139,21 +139,11 @@ def save_error(path: Path, error: OSError, needed_bytes: int) -> SaveError:
     return SaveError(text)
 
 
-def stale_temporaries(folder: Path) -> list[tuple[Path, str]]:
-    """Temporary files of processes that are gone, each with the name it was meant for."""
-    found = []
-    for path in folder.glob(".*.tmp"):
-        match = TEMPORARY.fullmatch(path.name)
-        if match and (int(match["pid"]) == os.getpid() or not _alive(int(match["pid"]))):
-            found.append((path, match["name"]))
-    return found
+def temporaries(folder: Path) -> list[tuple[Path, str]]:
+    """Files that `write_temporary` left, each with the name it was meant for.
 
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    Whoever holds the folder knows that their writers are gone. Whether a process of that number runs says nothing: it
+    may be another one, or have been on another machine.
+    """
+    matches = ((path, TEMPORARY.fullmatch(path.name)) for path in folder.glob(".*.tmp"))
+    return [(path, match["name"]) for path, match in matches if match]

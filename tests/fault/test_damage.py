@@ -224,6 +224,16 @@ def test_a_torchscript_program_is_named(tmp_path: Path) -> None:
         torch_file.load(tmp_path / "script.pt")
 
 
+def test_what_a_crash_left_is_undone_whoever_has_its_number_now(tmp_path: Path) -> None:
+    """Process 1 lives: in a container, or after a requeue on another machine, numbers are used again."""
+    (tmp_path / "epoch_1.pth").write_bytes(b"no manifest yet")
+    (tmp_path / ".epoch_1.json.1.tmp").write_text("{")
+    (tmp_path / ".epoch_2.pth.1.tmp").write_bytes(b"half")
+    assert newest_intact(tmp_path) is None, "the first save did not happen: a fresh start"
+    opened(tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for about two and a half of the checkpoints below."""
