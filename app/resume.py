@@ -17,6 +17,7 @@ from app.record import changes
 from app.state import Run
 from app.summary import position
 from app.weights import load_into
+from app.wording import show
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def restore(run: Run, source: Path) -> None:
     then = yaml.safe_load(state["config"])
     for key, old, new in changes(then, run.config):
         if key.split(".")[0] not in ignored:
-            logger.info("changed since the checkpoint: %s = %s (was %s)", key, new, old)
+            logger.info("changed since the checkpoint: %s = %s (was %s)", key, show(new), show(old))
     for note in checkpoint.restore(run, state, source):
         logger.warning(note)
     logger.info("restored %s", position(run))

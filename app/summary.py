@@ -42,7 +42,8 @@ def conclude(run: Run, monitor: Monitor, seconds: float) -> None:
     else:
         logger.info("done at %s after %.1f s", position(run), seconds)
     if monitor.best is not None:
-        place = f": {shown(best)}" if best is not None and best.exists() else ""
+        kept = list(getattr(run.hooks.get("checkpoint"), "rules", ()))  # best.pth is the best by the first of them
+        place = f": {shown(best)}" if best is not None and best.exists() and kept[:1] == [monitor.metric] else ""
         logger.info("best %s %.4f at epoch %d%s", monitor.metric, monitor.best, monitor.best_epoch, place)
     logger.info("run folder: %s", shown(run.folder))
     if run.exit_code:

@@ -131,6 +131,16 @@ def test_checkpoints_elsewhere_are_resumed_from(terminal: Terminal, one_thread: 
     assert not (terminal.folder / "outputs/digits/2099-01-01_00-00-00/checkpoints").exists()
 
 
+def test_another_metric_begins_without_the_best_of_the_first(terminal: Terminal, one_thread: None) -> None:
+    first = terminal.run(*TINY, "train.max_epochs=1", "hooks.checkpoint.save_best=loss")
+    assert lines(first, r"best val/top1 \d\.\d+ at epoch 1$"), "best.pth is the best by something else"
+    assert lines(first, "next: python -m app .*mode=test load_from=.*best.pth")
+    second = terminal.run(*TINY, "train.max_epochs=2", "resume=true", "metrics.monitor=loss")
+    (best,) = re.findall(r"best val/loss (\S+) at epoch 2", second.out)
+    assert re.search(rf"epoch 2/2  .*val/loss {best} ", second.out)
+    assert lines(second, r"changed since the checkpoint: randomness\.seed|metrics\.monitor = loss \(was auto\)")
+
+
 def test_a_job_started_again_is_not_taken_for_another(
     terminal: Terminal, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
