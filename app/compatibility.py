@@ -112,7 +112,8 @@ def _optimizer(state: TrainState, saved: Mapping[str, Any], source: object) -> N
         differing = changed[0] if changed else f"{len(old)} groups before, {len(new)} now"
         raise CheckpointError(
             f"{source} was saved with other parameter groups of the optimizer ({differing}); keep optim.multipliers, "
-            "optim.layer_decay, optim.decay_norm_bias and whether optim.weight_decay is 0, or start from the weights with resume=false load_from=…"
+            "optim.layer_decay, optim.decay_norm_bias and whether optim.weight_decay is 0, or start from the weights "
+            "with resume=false load_from=…"
         )
 
 

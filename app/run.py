@@ -20,9 +20,18 @@ from app.errors import RunError
 from app.hooks.base import bind, call
 from app.hooks.monitor import Monitor
 from app.record import values
-from app.resume import checkpoint_folder, choose_seed, find_source, find_tested, load_weights, restore, roll_back
+from app.resume import (
+    checkpoint_folder,
+    choose_seed,
+    find_source,
+    find_tested,
+    finished,
+    load_weights,
+    restore,
+    roll_back,
+)
 from app.state import Run
-from app.summary import conclude, describe, position
+from app.summary import conclude, describe
 from app.trial import try_out
 
 logger = logging.getLogger(__name__)
@@ -68,14 +77,12 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
     if world.is_main:
         folder.link_checkpoints(place, checkpoints)
     with attached(run) as monitor:
-        if source is not None:
-            restore(run, source)
-        elif cfg.load_from is not None:
+        changed = source is None or restore(run, source)
+        if source is None and cfg.load_from is not None:
             load_weights(run, cfg.load_from)
         run.visualizer.rewind(run.state.progress.step)
         run.rollback = lambda: roll_back(run, checkpoints)
-        if run.finished and run.state.progress.evaluated == run.state.progress.step:
-            logger.info("already finished at %s; a longer train.max_epochs (max_iters) goes on", position(run))
+        if finished(run, changed):
             return monitor.best
         fit(
             run,

@@ -141,6 +141,15 @@ def test_another_metric_begins_without_the_best_of_the_first(terminal: Terminal,
     assert lines(second, r"changed since the checkpoint: randomness\.seed|metrics\.monitor = loss \(was auto\)")
 
 
+def test_a_run_that_stopped_early_is_finished_until_something_changes(terminal: Terminal, one_thread: None) -> None:
+    words = [*TINY, "train.max_epochs=3", "+hooks=early_stop", "hooks.early_stop.threshold=0", "resume=true"]
+    assert lines(terminal.run(*words), "stopped at epoch 1, step 4 .*: early stop: val/top1")
+    again = terminal.run(*words)
+    assert lines(again, "already finished at epoch 1, step 4: early stop: val/top1")
+    assert not lines(again, "epoch 2/3")
+    assert lines(terminal.run(*words, "hooks.early_stop.threshold=2"), "done at epoch 3, step 12")
+
+
 def test_a_job_started_again_is_not_taken_for_another(
     terminal: Terminal, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
