@@ -31,7 +31,9 @@ SECRET = re.compile(
 CHOSEN = ("model", "data", "optim", "schedule")
 """Sections that exactly one option fills."""
 SECRET_VARIABLE = re.compile(r"\$\{oc\.env:\s*\w*(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.I)
-URL_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+URL_SECRET = re.compile(
+    r"://[^/\s@]+@|://\S*[?&][\w.-]*(token|api_?key|secret|signature|credential|passw)[\w.-]*=|://\S*[?&]sig=", re.I
+)
 
 
 def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
@@ -179,8 +181,9 @@ def _secret(source: str, where: str) -> Iterator[str]:
             f"{where} looks like a secret, and configurations are written to files and trackers; "
             "leave it out and set it in the environment (WANDB_API_KEY, …) or with the tracker's own login"
         )
-    elif URL_PASSWORD.search(source):
-        yield f"{where} holds a password, and configurations are written to files; use an address without one"
+    elif URL_SECRET.search(source):
+        way = f"export it and write {where}='${{oc.env:ADDRESS}}'"
+        yield f"{where} holds a password or token, and configurations are written to files; {way}"
 
 
 def _untrusted_packages(raw: Mapping[str, Any], given: Collection[str]) -> Iterator[str]:

@@ -117,7 +117,7 @@ def restore(run: Run, source: Path) -> bool:
 
 
 def finished(run: Run, changed: bool) -> bool:
-    """True, and said, when nothing is left to do: the length is reached, or the run ended early and nothing `changed`."""
+    """True, and said, when nothing is left to do: the length is reached, or it ended early and nothing `changed`."""
     progress = run.state.progress
     done = run.world.broadcast(folder.read_json(run.folder / folder.DONE) if run.world.is_main else None)
     if not changed and done and done["stopped"] and done["step"] == progress.step:

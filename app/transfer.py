@@ -213,4 +213,4 @@ def _cause(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(reason, http.client.IncompleteRead):
         return "broke off in the middle"
-    return str(reason) or type(reason).__name__
+    return str(getattr(reason, "strerror", None) or reason) or type(reason).__name__

@@ -153,6 +153,8 @@ WRONG_COMMANDS: list[tuple[str, int, list[str]]] = [
     ("'+model.init.token=CANARY'", CONFIG, [r"model\.init\.token"]),
     ("'name=${oc.env:WANDB_API_KEY}'", CONFIG, [r"name looks like a secret.*set it in the environment"]),
     ("load_from=https://me:CANARY@host/w.pth", CONFIG, [r"load_from holds a password"]),
+    ("load_from=https://CANARY@host/w.pth", CONFIG, [r"load_from holds a password .*='\$\{oc\.env:ADDRESS\}'"]),
+    ("load_from=https://host/w.pth?a=1&X-Amz-Signature=CANARY", CONFIG, [r"load_from holds a password or token"]),
     # files and addresses
     ("load_from=nothing.pth", CHECKPOINT, [r"load_from=nothing\.pth: .*/nothing\.pth does not exist"]),
     ("load_from=.", CHECKPOINT, [r"load_from=\.: .* is a folder; name a file in it"]),
