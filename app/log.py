@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
+import termios
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,11 @@ class ConsoleHandler(logging.StreamHandler[Any]):
     def emit(self, record: logging.LogRecord) -> None:
         if ConsoleHandler.console is None:
             super().emit(record)
-        else:
+            return
+        try:
             ConsoleHandler.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if isinstance(sys.exc_info()[1], BrokenPipeError):
@@ -86,6 +91,16 @@ class ProgressDisplay:
         if self.progress is not None:
             self.progress.stop()
             ConsoleHandler.console = None
+
+
+def mute_lost_terminals() -> None:
+    """Lets what is written to a terminal that was closed go nowhere, instead of ending the run with an error."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def quiet_other_ranks(rank: int) -> None:

@@ -8,11 +8,12 @@ import signal
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
 from app.hooks.base import Hook
+from app.log import mute_lost_terminals
 from app.state import Run
 
 SIGNALS = [
@@ -91,7 +92,9 @@ class Preempt(Hook):
                 _leave_at_once()
             self._interrupted_at = time.monotonic()
         self._received = number
-        os.write(2, f"\n{signal.Signals(number).name}: finishing the step, then saving\n".encode())
+        mute_lost_terminals()
+        with suppress(OSError):  # nobody may be there to read it: `| tee` dies of the same Ctrl-C
+            os.write(2, f"\n{signal.Signals(number).name}: finishing the step, then saving\n".encode())
 
 
 def _save_only() -> tuple[int, ...]:

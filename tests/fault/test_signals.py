@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from app.manifest import Manifest
 from app.recovery import newest_intact
 
 ARGUMENTS = ["randomness.seed=1", "hooks.logger.interval=1", "logging.progress=false", "data.limit_train=640"]
+SAVED_AT_THE_END = ["hooks.checkpoint.interval=100000", "hooks.checkpoint.save_best=null"]
 PATIENCE_SECONDS = 120.0
 
 
@@ -79,6 +81,41 @@ def test_sigterm_to_the_whole_group_with_loader_workers(tmp_path: Path) -> None:
     assert (newest(tmp_path).epoch, newest(tmp_path).step) == (int(stopped[1]), int(stopped[2]))
     assert newest(tmp_path).step >= 13
     assert "Traceback" not in text
+
+
+def test_a_reader_of_the_output_that_is_gone_does_not_cost_the_run(tmp_path: Path) -> None:
+    """`| tee` dies of the same Ctrl-C: nobody takes what the handler says."""
+    with started(tmp_path, "train.max_epochs=1000", *SAVED_AT_THE_END) as process:
+        wait_for(process, "val/top1")
+        assert process.stdout is not None
+        process.stdout.close()
+        log, end = tmp_path / "app.log", time.monotonic() + PATIENCE_SECONDS
+        written = log.stat().st_size
+        while log.stat().st_size < written + 1000 and time.monotonic() < end:
+            time.sleep(0.05)  # it has noticed
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGINT
+    assert newest(tmp_path).step > 0
+    assert "signal SIGINT" in (tmp_path / "app.log").read_text()
+
+
+def test_a_terminal_that_is_closed_does_not_cost_the_run(tmp_path: Path) -> None:
+    """The connection broke: the terminal is gone, and the live display with it."""
+    terminal, its_other_end = pty.openpty()
+    command = [sys.executable, "-m", "app", f"hydra.run.dir={tmp_path}", "train.max_epochs=1000", *SAVED_AT_THE_END]
+    ends = {"stdin": its_other_end, "stdout": its_other_end, "stderr": its_other_end}
+    with subprocess.Popen(command, start_new_session=True, **ends) as process:
+        try:
+            os.close(its_other_end)
+            text, end = b"", time.monotonic() + PATIENCE_SECONDS
+            while b"val/top1" not in text and time.monotonic() < end:
+                text += os.read(terminal, 4096)
+            os.close(terminal)
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGHUP
+        finally:
+            process.kill()
+    assert newest(tmp_path).step > 0
 
 
 def test_an_evaluation_is_broken_off_and_made_up_for(tmp_path: Path) -> None:
