@@ -102,26 +102,24 @@ def find_tested(cfg: DictConfig, world: World) -> str:
     return named
 
 
-def restore(run: Run, source: Path) -> bool:
-    """Puts the checkpoint into the run and says what has changed since it was saved; True when something has."""
+def restore(run: Run, source: Path) -> None:
+    """Puts the checkpoint into the run and says what has changed since it was saved."""
     state = checkpoint.load(source)
     ignored = ("resume", "load_from", "output_root", "trusted_packages", "name")
     then = yaml.safe_load(state["config"])
-    changed = [change for change in changes(then, run.config) if change[0].split(".")[0] not in ignored]
-    for key, old, new in changed:
-        logger.info("changed since the checkpoint: %s = %s (was %s)", key, show(new), show(old))
+    for key, old, new in changes(then, run.config):
+        if key.split(".")[0] not in ignored:
+            logger.info("changed since the checkpoint: %s = %s (was %s)", key, show(new), show(old))
     for note in checkpoint.restore(run, state, source):
         logger.warning(note)
     logger.info("restored %s", position(run))
-    return bool(changed)
 
 
-def finished(run: Run, changed: bool) -> bool:
-    """True, and said, when nothing is left to do: the length is reached, or it ended early and nothing `changed`."""
+def finished(run: Run) -> bool:
+    """True, and said, when nothing is left to do: a restored hook has ended the run again, or its length is reached."""
     progress = run.state.progress
-    done = run.world.broadcast(folder.read_json(run.folder / folder.DONE) if run.world.is_main else None)
-    if not changed and done and done["stopped"] and done["step"] == progress.step:
-        logger.info("already finished at %s: %s", position(run), done["stopped"])
+    if run.stop_reason is not None:
+        logger.info("already finished at %s: %s", position(run), run.stop_reason)
         return True
     if run.finished and progress.evaluated == progress.step:
         logger.info("already finished at %s; a longer train.max_epochs (max_iters) goes on", position(run))

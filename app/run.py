@@ -77,12 +77,13 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
     if world.is_main:
         folder.link_checkpoints(place, checkpoints)
     with attached(run) as monitor:
-        changed = source is None or restore(run, source)
-        if source is None and cfg.load_from is not None:
+        if source is not None:
+            restore(run, source)
+        elif cfg.load_from is not None:
             load_weights(run, cfg.load_from)
         run.visualizer.rewind(run.state.progress.step)
         run.rollback = lambda: roll_back(run, checkpoints)
-        if finished(run, changed):
+        if finished(run):
             return monitor.best
         fit(
             run,

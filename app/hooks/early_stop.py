@@ -58,7 +58,7 @@ class EarlyStop(Hook):
             return  # counts anew
         self.best, self.waited, self.latest = state["best"], state["waited"], state["latest"]
         if self.latest is not None and (reason := self._reason(self.latest)) is not None:
-            self.run.stop(f"early stop, before this launch: {reason}; hooks.early_stop=null goes on")
+            self.run.stop(f"early stop: {reason}; hooks.early_stop=null goes on")
 
     def _is_better(self, value: float) -> bool:
         if math.isnan(value):

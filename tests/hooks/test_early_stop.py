@@ -76,7 +76,7 @@ def test_a_stopped_run_stays_stopped_unless_the_settings_changed(tmp_path: Path)
     assert fed(tmp_path, first, [0.5, 0.4, 0.3])[1] == 3
     reason = restored(tmp_path, EarlyStop(patience=2), first.state_dict()).stop_reason
     assert reason is not None
-    assert "before this launch" in reason
+    assert "hooks.early_stop=null goes on" in reason
     assert restored(tmp_path, EarlyStop(patience=3), first.state_dict()).stop_reason is None
     assert restored(tmp_path, EarlyStop(patience=3, threshold=0.2), first.state_dict()).stop_reason is not None
     other = EarlyStop("loss", patience=2)
