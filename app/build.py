@@ -1,4 +1,4 @@
-"""From configuration to objects: the only place that instantiates anything, after `app.check` has passed it."""
+"""From configuration to objects: the only place that instantiates anything, after `app.config.check` has passed it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from app.config.metric_names import metric_rules, resolve, resolve_rule
 from app.data.feed import Feed, build_feed
 from app.data.source import read_splits
 from app.dist import World
@@ -23,7 +24,6 @@ from app.errors import ConfigError, RunError
 from app.hooks.base import Hook
 from app.hooks.monitor import Monitor
 from app.loss import build_loss
-from app.metric_names import metric_rules, resolve, resolve_rule
 from app.metrics import Metrics
 from app.optim import build_optimizer
 from app.parallel import parallel, synchronised

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 import yaml
 
-from app import compatibility, manifest, provenance, recovery, torch_file
+from app import compatibility, provenance
 from app.compatibility import class_name, parameter_names
 from app.errors import CheckpointError
-from app.manifest import FORMAT
 from app.parallel import like, whole
 from app.state import Progress, Run, TrainState
-from app.tree import map_tensors, plain
+from app.storage import manifest, recovery, torch_file
+from app.storage.manifest import FORMAT
+from app.storage.tree import map_tensors, plain
 
 FULL, WEIGHTS = "full", "weights"
 
@@ -121,7 +122,7 @@ peek = functools.partial(load, verify=False)
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that is what was written; see `app.recovery.newest_intact`."""
+    """The newest checkpoint in `folder` that is what was written; see `app.storage.recovery.newest_intact`."""
     found = recovery.newest_intact(folder)
     return None if found is None else folder / found.name
 

@@ -25,15 +25,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from app import command_line, folder
-from app.check import require, resolved
-from app.command_line import CONF, CommandLine
-from app.composition import compose, explained
+from app import folder
+from app.config import command_line
+from app.config.check import require, resolved
+from app.config.command_line import CONF, CommandLine
+from app.config.composition import compose, explained
+from app.config.inputs import require_inputs
+from app.config.targets import hydra_refusals
+from app.config.wording import listed
 from app.errors import IO, ConfigError, RunError
-from app.inputs import require_inputs
 from app.schema import register
-from app.targets import hydra_refusals
-from app.wording import listed
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +68,11 @@ def main(arguments: Sequence[str]) -> int:
     """
     line = command_line.split(arguments)
     if line.has("--help", "-h"):
-        from app.help import show_help
+        from app.config.help import show_help
 
         return show_help(line.settings)
     if line.has("--shell-completion", "-sc"):
-        from app.completion import is_query, script
+        from app.config.completion import is_query, script
 
         if not is_query(line.settings):
             print(script(line.settings))
@@ -112,7 +113,7 @@ def dispatch(hydra: Hydra, options: Any, line: CommandLine) -> int:
     """Runs the one command that the flags name; without any: a job."""
     name = options.config_name or "config"
     if options.shell_completion:
-        from app.completion import query
+        from app.config.completion import query
 
         query(hydra, name)
     elif options.hydra_help:

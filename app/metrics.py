@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from app.class_scores import Counts, averaged, count_classes, count_labels
+from app.config.metric_names import average_suffixes
 from app.dist import World
 from app.errors import ConfigError, DataError
 from app.loss import build_loss
-from app.metric_names import average_suffixes
 
 
 @dataclass

@@ -10,14 +10,14 @@ import yaml
 from omegaconf import DictConfig
 
 from app import checkpoint, folder
+from app.config.wording import show
 from app.dist import World
-from app.download import local_file
 from app.errors import ConfigError
 from app.record import changes
 from app.state import Run
+from app.storage.download import local_file
 from app.summary import position
 from app.weights import load_into
-from app.wording import show
 
 logger = logging.getLogger(__name__)
 

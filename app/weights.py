@@ -10,13 +10,13 @@ import torch
 import yaml
 from torch import nn
 
-from app import manifest, recovery, torch_file
 from app.compatibility import some
-from app.download import local_file
 from app.errors import CheckpointError
 from app.parallel import like
-from app.torch_file import impostor
-from app.transfer import shown
+from app.storage import manifest, recovery, torch_file
+from app.storage.download import local_file
+from app.storage.torch_file import impostor
+from app.storage.transfer import shown
 
 NESTED = ("state_dict", "model", "model_state_dict", "module", "net")
 """Where other programs' checkpoints keep the weights."""

@@ -20,7 +20,7 @@ import gc, json, sys
 from time import process_time
 gc.disable()
 marks = [process_time()]
-import app.cli, app.check, app.inputs
+import app.cli, app.config.check, app.config.inputs
 marks.append(process_time())
 import torch
 marks.append(process_time())

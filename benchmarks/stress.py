@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from app import checkpoint
-from app.recovery import newest_intact
+from app.storage.recovery import newest_intact
 
 COMMON = [
     "data.augment=[crop,rotate]",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from app import cli, targets
+from app import cli
+from app.config import targets
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from invocation import Terminal
 
-from app import command_line
+from app.config import command_line
 from app.errors import ConfigError
 
 TINY = ["data=fake", "data.size=16", "data.val_size=8", "data.image_size=8", "train.max_epochs=1", "schedule=constant"]

@@ -13,9 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from invocation import Terminal
 
-from app import command_line
-from app.check import check, schema_keys
 from app.cli import compose, session
+from app.config import command_line
+from app.config.check import check, schema_keys
 from app.schema import GROUPS
 
 ROOT = Path(__file__).parent.parent

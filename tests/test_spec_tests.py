@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from app.help import all_keys
+from app.config.help import all_keys
 
 TESTS = Path(__file__).parent
 TEXT = (TESTS.parent / "docs" / "spec-tests.md").read_text()

@@ -11,7 +11,7 @@ from torch import nn
 
 from app.errors import CheckpointError
 from app.models.pretrained import load_pretrained
-from app.store import Save, Store
+from app.storage.store import Save, Store
 from app.weights import apply_weights, load_into, read_weights
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from app.checkpoint import FULL, WEIGHTS, collect, config_sha256
 from app.clock import due
+from app.config.metric_names import metric_rules, resolve, resolve_rule
 from app.errors import DATA, IO, ConfigError, DataError
-from app.finite import write_finite
 from app.hooks.base import Hook
-from app.metric_names import metric_rules, resolve, resolve_rule
-from app.saver import Saver
 from app.state import Run
-from app.store import Save, Store
-from app.writer import SaveError
+from app.storage.finite import write_finite
+from app.storage.saver import Saver
+from app.storage.store import Save, Store
+from app.storage.writer import SaveError
 
 MAX_FAILURES = 2
 """In a row; then the run ends."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from app.config.metric_names import metric_rules, resolve, resolve_rule
 from app.hooks.base import Hook
-from app.metric_names import metric_rules, resolve, resolve_rule
 from app.state import Run
 
 

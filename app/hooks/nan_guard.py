@@ -11,7 +11,7 @@ import torch
 from app.errors import DataError
 from app.hooks.base import Hook
 from app.state import Run, StepInfo
-from app.store import Store
+from app.storage.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -72,7 +72,7 @@ def compose(loader: ConfigLoader, master: DictConfig, points: Sequence[Sequence[
     Raises:
         ConfigError: with every distinct problem of all points.
     """
-    from app.check import check
+    from app.config.check import check
 
     command_line = list(master.hydra.overrides.task)
     folder = Path(master.hydra.sweep.dir)

@@ -15,8 +15,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from app.config.wording import listed
 from app.errors import ConfigError
-from app.wording import listed
 
 if TYPE_CHECKING:
     from app.launch.job import Job
@@ -54,7 +54,7 @@ class SweepLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Finds the sweep's folder. Raises ConfigError where no job could be run."""
-        from app.check import launcher_problems
+        from app.config.check import launcher_problems
         from app.launch.compose import place
 
         if problems := list(launcher_problems(config)):

@@ -1,4 +1,4 @@
-"""A dataclass field with a range or a closed set of values, which `app.check` holds every configuration to."""
+"""A dataclass field with a range or a closed set of values, which `app.config.check` holds every configuration to."""
 
 from collections.abc import Sequence
 from dataclasses import field

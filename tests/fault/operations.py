@@ -12,8 +12,8 @@ from unittest.mock import patch
 
 import torch
 
-from app import writer
-from app.store import Save, Store
+from app.storage import writer
+from app.storage.store import Save, Store
 
 NAMES = ("replace", "link", "symlink", "unlink", "fsync", "mkdir", "open")
 

@@ -17,8 +17,8 @@ import pytest
 from operations import interposed, leftovers, opened, save, state_of
 
 from app import checkpoint
-from app.recovery import newest_intact
-from app.writer import SaveError
+from app.storage.recovery import newest_intact
+from app.storage.writer import SaveError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 DEAD, COMPLETE = 9, 0

@@ -20,11 +20,12 @@ import torch
 from invocation import Terminal
 from operations import leftovers, opened, save, state_of
 
-from app import checkpoint, torch_file
+from app import checkpoint
 from app.errors import CheckpointError
-from app.recovery import newest_intact
-from app.store import Save
-from app.writer import SaveError
+from app.storage import torch_file
+from app.storage.recovery import newest_intact
+from app.storage.store import Save
+from app.storage.writer import SaveError
 
 
 def three_saved(folder: Path) -> None:
@@ -269,7 +270,7 @@ def test_a_full_disk_then_room(small_disk: Path) -> None:
 
 
 def test_a_disk_that_fills_up_on_the_way(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.store.check_space", lambda path, needed: None)  # as under a quota
+    monkeypatch.setattr("app.storage.store.check_space", lambda path, needed: None)  # as under a quota
     big = {"format": 1, "kind": "full", "progress": {}, "model": {"w": torch.zeros(2_000_000)}}
     store = opened(small_disk / "run", 1)
     save(store, 1)

@@ -15,7 +15,7 @@ import pytest
 from operations import opened, save
 
 from app import checkpoint
-from app.recovery import newest_intact
+from app.storage.recovery import newest_intact
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

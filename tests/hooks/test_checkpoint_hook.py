@@ -15,12 +15,12 @@ from tiny_run import tiny_run, train
 
 from app import checkpoint
 from app.errors import ConfigError
-from app.finite import nonfinite
 from app.hooks.base import Hook
 from app.hooks.checkpoint import Checkpoint
-from app.recovery import newest_intact
 from app.state import Run
-from app.store import Store
+from app.storage.finite import nonfinite
+from app.storage.recovery import newest_intact
+from app.storage.store import Store
 
 CONFIG: dict[str, Any] = {
     "mode": "train",
@@ -230,7 +230,7 @@ def broken_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         if disk.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("app.store.check_space", check_space)
+    monkeypatch.setattr("app.storage.store.check_space", check_space)
     return disk
 
 

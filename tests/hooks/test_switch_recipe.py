@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_run import Recorder, make, tiny_run, train
 
-from app.data_rules import augmentation
+from app.config.data_rules import augmentation
 from app.errors import ConfigError
 from app.loss import build_loss
 from app.schema.hooks import SwitchRecipeConf

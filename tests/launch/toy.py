@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from app.command_line import CONF
+from app.config.command_line import CONF
 from app.errors import DataError
 from app.launch import plugins
 from app.schema import register

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from app.errors import CheckpointError
-from app.tree import tensors
+from app.storage.tree import tensors
 
 HEAD_BYTES = 512
 

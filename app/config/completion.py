@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
-from app.check import schema_keys
+from app.config.check import schema_keys
+from app.config.wording import show
 from app.errors import ConfigError
-from app.wording import show
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra

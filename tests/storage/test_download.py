@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from app import torch_file
-from app.download import cache_folder, local_file
 from app.errors import CheckpointError, ConfigError, RunError, TemporaryError
-from app.transfer import Limits, shown
+from app.storage import torch_file
+from app.storage.download import cache_folder, local_file
+from app.storage.transfer import Limits, shown
 from app.weights import read_weights
 
 LIMITS = Limits(connect_seconds=5, stall_seconds=20, attempts=3, backoff_seconds=0.01, max_bytes=1_000_000)

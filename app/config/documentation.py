@@ -9,8 +9,8 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from app.limits import range_text
-from app.wording import show
+from app.config.limits import range_text
+from app.config.wording import show
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app import targets
-from app.arguments import binding_problems
 from app.cli import main
+from app.config import targets
+from app.config.arguments import binding_problems
 from app.errors import ConfigError
 
 HOSTILE = [
@@ -16,7 +16,8 @@ HOSTILE = [
     "shutil.copyfile", "urllib.request.urlretrieve", "numpy.load", "torch.load", "torch.hub.load",
     "torch.utils.cpp_extension.load_inline", "torch.distributed.run.main", "multiprocessing.Process",
     "torchvision.datasets.utils.download_url", "torchvision.io.write_file", "socket.socket", "importlib.import_module",
-    "hydra.utils.instantiate", "omegaconf.OmegaConf.save", "app.folder.write_json", "app.cli.entry", "app.store.save",
+    "hydra.utils.instantiate", "omegaconf.OmegaConf.save", "app.folder.write_json", "app.cli.entry",
+    "app.storage.store.save",
     "functools.partial", "runpy.run_path", "torch.nn.__builtins__.eval", "timm.utils.x", "yaml.unsafe_load",
 ]  # fmt: skip
 

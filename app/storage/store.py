@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from app import manifest as manifests
 from app.errors import CannotWrite, CheckpointError
-from app.manifest import Manifest
-from app.tree import tensor_bytes
-from app.writer import check_space, save_error, sync_folder, temporaries, write_temporary
+from app.storage import manifest as manifests
+from app.storage.manifest import Manifest
+from app.storage.tree import tensor_bytes
+from app.storage.writer import check_space, save_error, sync_folder, temporaries, write_temporary
 
 DELETED = ".deleted"
 MARGIN_BYTES = 1 << 20

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import CannotWrite, CheckpointError, ConfigError
-from app.manifest import hash_file
-from app.transfer import Limits, Transfer, shown
-from app.writer import save_error, sync_folder, temporaries, write_temporary
+from app.storage.manifest import hash_file
+from app.storage.transfer import Limits, Transfer, shown
+from app.storage.writer import save_error, sync_folder, temporaries, write_temporary
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 POLL_SECONDS = 0.1

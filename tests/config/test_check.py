@@ -1,4 +1,4 @@
-"""The checks of a composed configuration, below the command line (tests/test_bad_input.py goes through it)."""
+"""The checks of a composed configuration, below the command line (test_bad_input.py beside it goes through it)."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,14 +8,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from app import folder
-from app.check import check, home_of, require, resolved, schema_keys
-from app.command_line import CONF
+from app.config.check import check, home_of, require, resolved, schema_keys
+from app.config.command_line import CONF
+from app.config.limits import check_limits, range_text
+from app.config.suggest import OTHER_NAMES
 from app.errors import ConfigError
 from app.launch.plugins import register as register_launchers
-from app.limits import check_limits, range_text
 from app.schema import GROUPS, register
 from app.schema.knob import knob
-from app.suggest import OTHER_NAMES
 
 Compose = Callable[..., DictConfig]
 

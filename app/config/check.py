@@ -14,16 +14,16 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from app import targets
-from app.arguments import argument_problems
+from app.config import targets
+from app.config.arguments import argument_problems
+from app.config.hook_rules import named_nodes
+from app.config.limits import check_limits
+from app.config.rules import RULES
+from app.config.suggest import ELSEWHERE, unknown_key
+from app.config.wording import listed, show, wrong_type
 from app.errors import ConfigError
-from app.hook_rules import named_nodes
-from app.limits import check_limits
-from app.rules import RULES
 from app.schema import GROUPS
 from app.schema.root import AppConf
-from app.suggest import ELSEWHERE, unknown_key
-from app.wording import listed, show, wrong_type
 
 SECRET = re.compile(
     r"(^|[._])(api_?key|access_?key|secret(_?key)?|private_?key|token|password|passwd|credentials?|wandb\.key)$", re.I

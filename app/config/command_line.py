@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.check import home_of
+from app.config.check import home_of
+from app.config.suggest import did_you_mean
 from app.errors import ConfigError
 from app.schema.hooks import HOOKS
 from app.schema.runtime import BACKENDS
-from app.suggest import did_you_mean
 
-_HERE = Path(__file__).resolve().parent
-CONF = next(path for path in (_HERE / "conf", _HERE.parent / "conf") if path.is_dir())
+_APP = Path(__file__).resolve().parents[1]
+CONF = next(path for path in (_APP / "conf", _APP.parent / "conf") if path.is_dir())
 """The folder of config files: beside the package in a checkout, inside it in a wheel."""
 FLAGS = {
     "--help": 0, "-h": 0, "--hydra-help": 0, "--version": 0, "--resolve": 0, "--run": 0, "-r": 0,

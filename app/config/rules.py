@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app import data_rules, hook_rules
-from app.suggest import did_you_mean, unknown_key
+from app.config import data_rules, hook_rules
+from app.config.suggest import did_you_mean, unknown_key
 
 Config = Mapping[str, Any]
 Rule = Callable[[Config, Collection[str]], Iterator[str]]

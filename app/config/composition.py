@@ -12,11 +12,11 @@ from hydra.core.object_type import ObjectType
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from app.check import check, override_key
+from app.config.check import check, override_key
+from app.config.explain import causes, culprit, explain, is_hydra_error
+from app.config.wording import listed
 from app.errors import CannotWrite, ConfigError, RunError
-from app.explain import causes, culprit, explain, is_hydra_error
 from app.schema import GROUPS
-from app.wording import listed
 
 MOST_PROBLEMS = 10
 

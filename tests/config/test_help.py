@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from invocation import Terminal
 
-from app import help as app_help
-from app.completion import script
-from app.documentation import documentation
+from app.config import help as app_help
+from app.config.completion import script
+from app.config.documentation import documentation
 from app.errors import ConfigError
 from app.schema import GROUPS
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
-from app.command_line import CONF
-from app.documentation import Key, documentation, keys_of
+from app.config.command_line import CONF
+from app.config.documentation import Key, documentation, keys_of
+from app.config.suggest import did_you_mean
 from app.errors import ConfigError
 from app.schema import GROUPS
 from app.schema.data import AUGMENTS, BATCH_AUGMENTS
 from app.schema.launcher import LAUNCHERS
 from app.schema.root import AppConf
-from app.suggest import did_you_mean
 
 WIDTH = 110
 ABOUT = """\

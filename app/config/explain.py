@@ -12,11 +12,11 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from app.check import home_of, override_key
+from app.config.check import home_of, override_key
+from app.config.suggest import did_you_mean, nearest, unknown_key
+from app.config.wording import wrong_type
 from app.errors import RunError
 from app.schema import GROUPS
-from app.suggest import did_you_mean, nearest, unknown_key
-from app.wording import wrong_type
 
 OptionsOf = Callable[[str], Sequence[str]]
 """The options of a config group, by its name."""

@@ -1,4 +1,4 @@
-"""Contradictions between the keys of hooks, and the metrics that are watched (see app/rules.py)."""
+"""Contradictions between the keys of hooks, and the metrics that are watched (see app/config/rules.py)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import string
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from app.config.metric_names import metric_rules, resolve, resolve_rule
+from app.config.suggest import did_you_mean
 from app.errors import ConfigError
-from app.metric_names import metric_rules, resolve, resolve_rule
 from app.schema.hooks import HOOKS, PRIORITIES
 from app.schema.runtime import BACKENDS
-from app.suggest import did_you_mean
 
 Config = Mapping[str, Any]
 

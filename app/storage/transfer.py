@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from app.errors import CheckpointError, TemporaryError
-from app.torch_file import HEAD_BYTES, impostor
-from app.writer import HashingFile, check_space
+from app.storage.torch_file import HEAD_BYTES, impostor
+from app.storage.writer import HashingFile, check_space
 
 CHUNK_BYTES = 1 << 18
 TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)

@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from app import manifest as manifests
 from app.errors import CheckpointError
-from app.manifest import Manifest
-from app.store import DELETED, Store
-from app.writer import temporaries
+from app.storage import manifest as manifests
+from app.storage.manifest import Manifest
+from app.storage.store import DELETED, Store
+from app.storage.writer import temporaries
 
 DAMAGED = ".damaged"
 

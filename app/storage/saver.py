@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.tree import map_tensors
+from app.storage.tree import map_tensors
 
 COPY_THREADS = 2
 """Of a snapshot: one core alone does not use the memory's bandwidth."""

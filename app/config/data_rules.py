@@ -1,4 +1,4 @@
-"""Contradictions between the keys of data sets and augmentation (see app/rules.py)."""
+"""Contradictions between the keys of data sets and augmentation (see app/config/rules.py)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from app.config.limits import check_limits
+from app.config.suggest import unknown_key
 from app.errors import ConfigError
-from app.limits import check_limits
 from app.schema.augment import parse_augment, parse_batch_augment
 from app.schema.model import LossConf
-from app.suggest import unknown_key
 
 Config = Mapping[str, Any]
 

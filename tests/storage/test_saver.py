@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from app.saver import LARGE_BYTES, Saver, Snapshot
-from app.tree import plain, tensor_bytes, tensors
+from app.storage.saver import LARGE_BYTES, Saver, Snapshot
+from app.storage.tree import plain, tensor_bytes, tensors
 
 LARGE = LARGE_BYTES // 4 + 7
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from app.config.suggest import did_you_mean
 from app.errors import ConfigError
-from app.suggest import did_you_mean
 
 GREATER = (
     *("AUROC", "Accuracy", "AveragePrecision", "CohenKappa", "ExactMatch", "F1Score", "FBetaScore", "JaccardIndex"),

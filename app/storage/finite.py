@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from app.errors import DataError
-from app.store import Save, Store
+from app.storage.store import Save, Store
 
 
 def write_finite(store: Store, entry: Save, parameters: frozenset[str], state: Mapping[str, Any]) -> str:
