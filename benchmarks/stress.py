@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from app import checkpoint
+from app import checkpoint, cli
 from app.storage.recovery import newest_intact
 
 COMMON = [
@@ -109,17 +109,13 @@ def start(arguments: list[str], folder: Path) -> Process:
     os.dup2(given, 1)
     os.dup2(given, 2)
     sys.argv = ["app", f"hydra.run.dir={folder}", *arguments]
-    code = 70
+    code: object = 70
     try:
-        from app.__main__ import main
-
-        main()
-    except SystemExit as left:
-        code = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+        code = cli.entry()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(code if isinstance(code, int) else 70)  # without exit handlers: they are the parent's
 
 
 def state_digest(folder: Path) -> str:

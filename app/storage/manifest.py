@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from app.errors import CheckpointError
+from app.errors import IO, CheckpointError
 
 FORMAT = 1
 """Version of manifest and file; a program reads its own and older ones."""
@@ -19,6 +20,12 @@ _verified: set[tuple[int, int, int, int, str]] = set()
 
 class NewerFormatError(CheckpointError):
     """Written by a newer program: nothing is wrong with the file."""
+
+
+class UnreadableError(CheckpointError):
+    """The system does not let a file be read (permission, a network file system): it may be intact."""
+
+    exit_code = IO
 
 
 @dataclass(frozen=True)
@@ -64,14 +71,17 @@ def read(path: Path) -> Manifest:
     """The manifest at `path`.
 
     Raises:
-        CheckpointError: unreadable or damaged.
+        CheckpointError: damaged.
+        UnreadableError: the system does not let it be read.
         NewerFormatError: written by a newer program.
     """
     try:
         values = json.loads(path.read_bytes())
         checksum = values.pop("checksum")
         version = values["format"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: not a manifest ({type(error).__name__})") from error
     if isinstance(version, int) and version > FORMAT:
         raise NewerFormatError(f"{path} has format {version}, this program reads up to {FORMAT}: update it")
@@ -82,7 +92,8 @@ def read(path: Path) -> Manifest:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Raises CheckpointError when the file of `manifest` is missing or differs from what was written.
+    """Raises CheckpointError when the file of `manifest` is missing or differs from what was written, UnreadableError
+    when nobody can tell.
 
     A file that this process has verified is not read again while its size and time stay the same.
     """
@@ -98,7 +109,15 @@ def verify(folder: Path, manifest: Manifest) -> None:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """What to raise for a file that cannot be read: lost when the disk says so, else perhaps as good as ever."""
+    text = f"{path} cannot be read: {error.strerror}"
+    if error.errno in (errno.EIO, errno.ENOENT):
+        return CheckpointError(text)
+    return UnreadableError(f"{text}; it may be intact and is left as it is: mend that, or name another checkpoint")
 
 
 def hash_file(path: Path) -> str:

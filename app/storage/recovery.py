@@ -25,13 +25,14 @@ def newest_intact(folder: Path) -> Manifest | None:
 
     Raises:
         CheckpointError: there are checkpoints, but none that can be resumed from.
+        UnreadableError: the system does not let one be read that may be the newest.
     """
     candidates: list[Manifest] = []
     damaged: dict[str, str] = {}
     for path in sorted(folder.glob("*.json")):
         try:
             candidates.append(manifests.read(path))
-        except manifests.NewerFormatError:
+        except (manifests.NewerFormatError, manifests.UnreadableError):
             raise
         except CheckpointError as error:
             damaged[path.stem] = str(error)
@@ -42,6 +43,8 @@ def newest_intact(folder: Path) -> Manifest | None:
             continue
         try:
             manifests.verify(folder, each)
+        except manifests.UnreadableError:
+            raise
         except CheckpointError as error:
             damaged[each.stem] = str(error)
             continue

@@ -88,6 +88,20 @@ def test_damage_falls_back_one_by_one_and_never_to_zero(
         assert caught.value.exit_code == 66
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".json"])
+def test_what_cannot_be_read_now_is_neither_passed_over_nor_set_aside(tmp_path: Path, suffix: str) -> None:
+    """As without permission, or with a file server gone; here a link to itself, which stops root as well."""
+    three_saved(tmp_path)
+    newest, kept = tmp_path / f"epoch_3{suffix}", tmp_path / "kept"
+    newest.rename(kept)
+    newest.symlink_to(newest.name)
+    with pytest.raises(CheckpointError, match=rf"epoch_3{suffix} cannot be read: Too many levels") as caught:
+        newest_intact(tmp_path)
+    assert caught.value.exit_code == 74
+    kept.replace(newest)
+    assert newest_intact(tmp_path).step == 3  # type: ignore[union-attr]
+
+
 def test_two_damaged_are_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     three_saved(tmp_path)
     (tmp_path / "epoch_3.json").write_text("{")
