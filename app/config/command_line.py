@@ -84,7 +84,7 @@ def checked_settings(settings: Sequence[str]) -> list[str]:
     """
     for position, word in enumerate(settings):
         if "=" not in word and not word.startswith("~"):
-            raise ConfigError(_not_a_setting(word, settings[position + 1 :]))
+            raise ConfigError(_not_a_setting(word, settings[:position], settings[position + 1 :]))
         if word.startswith("=") or (word.endswith("=") and word.count("=") == 1 and settings[position + 1 :]):
             raise ConfigError(f"'{word}' is not KEY=VALUE; write it without spaces around the =")
     own = {
@@ -108,9 +108,12 @@ def _added(word: str, own: set[tuple[str, str]]) -> str:
     return f"++{word.lstrip('+')}" if len(key) > 2 and (key[0], key[1]) in own and word[0] != "~" else word
 
 
-def _not_a_setting(word: str, following: Sequence[str]) -> str:
+def _not_a_setting(word: str, before: Sequence[str], following: Sequence[str]) -> str:
     if word in ("train", "test"):
         return f"'{word}' is not KEY=VALUE; did you mean 'mode={word}'?"
+    if before and (before[-1].endswith(",") or not re.match(r"[A-Za-z_+]", word)):
+        several = f"{before[-1].rstrip(',')},{word.lstrip(',')}"
+        return f"'{word}' is not KEY=VALUE; several values of one key are written without spaces: {several}"
     value = following[0].lstrip("=") or (following[1] if len(following) > 1 else "…") if following else "…"
     return f"'{word}' is not KEY=VALUE; write {word}={value if '=' not in value else '…'}, without spaces"
 

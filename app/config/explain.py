@@ -10,7 +10,14 @@ from typing import Any
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    ConfigTypeError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from app.config.check import home_of, override_key
 from app.config.suggest import did_you_mean, nearest, unknown_key
@@ -51,6 +58,8 @@ def explain(error: Exception, settings: Sequence[str], options_of: OptionsOf, fo
         return where + _unknown(keyed, options_of)
     if isinstance(keyed, ValidationError):
         return where + wrong_type(keyed)
+    if isinstance(keyed, ConfigTypeError) and "Cannot merge DictConfig with ListConfig" in str(keyed):
+        return f"{where}{keyed.full_key} must be a list: put the mapping into brackets, {keyed.full_key}=[{{…}}]"
     return where + _by_text(str(error), settings)
 
 
@@ -80,6 +89,8 @@ def _unknown(error: OmegaConfBaseException, options_of: OptionsOf) -> str:
         if name in options:
             return f"{full} is not selected; add `+{group}={name}` (selected: {', '.join(known) or 'none'})"
         return unknown_key(prefix, name, sorted({*known, *options}))
+    if isinstance(parent, DictConfig) and not known:
+        return f"unknown key '{full}'; {group} is empty, and what is added to it needs a +: +{full}=…"
     if not prefix:
         known = sorted({*known, "experiment"} - {"hydra"})
     schemas = GROUPS.get(group, {}).items()
