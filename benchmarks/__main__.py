@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 RESULTS, CHANGES = HERE / "RESULTS.md", HERE / "CHANGES.md"
 SECTIONS = (
     "engine", "small_data", "folder_decode", "start", "checkpoint_save", "resume", "evaluation", "scaling", "gpu",
-    "launchers",
+    "launchers", "trackers",
 )  # fmt: skip
 PROGRAMS = ("cli_start", "stress")
 """These print tables of their own, and take arguments: see their files."""
