@@ -72,6 +72,7 @@ def test_time_limit_preemption_and_a_dead_node(toy, tmp_path: Path, cluster: Clu
         "hydra.launcher.timeout_min=2",
         "hydra.launcher.signal_delay_s=20",
         "hydra.launcher.additional_parameters={nodelist: n1}",
+        "+hooks.slow={_target_: witness.Slow, seconds: 0.6}",
     )
     preempted = sweep(
         tmp_path,
