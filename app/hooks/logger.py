@@ -176,7 +176,8 @@ class Logger(Hook):
 
     def number(self, value: float) -> str:
         """Fixed, or with an exponent where that would show nothing or too much."""
-        return f"{value:.{self.digits}f}" if 0.01 <= abs(value) < 1e6 else f"{value:.{self.digits}g}"
+        fixed = value == 0 or 0.01 <= abs(value) < 1e6
+        return f"{value:.{self.digits}f}" if fixed else f"{value:.{self.digits}g}"
 
     def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
         if not run.world.is_main:

@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from app.hooks.logger import Window, make_windows
+from app.hooks.logger import Logger, Window, make_windows
 
 VALUES = [3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0]
 
@@ -58,3 +58,11 @@ def test_steps_without_a_value_are_left_out(method: str, size: int | str) -> Non
     window.reset()
     window.add(None)
     assert math.isnan(window.result()), "nothing left of what was before"
+
+
+def test_a_number_is_fixed_unless_that_shows_nothing_or_too_much() -> None:
+    logger = Logger()
+    logger.digits = 4
+    assert [logger.number(value) for value in (0.0, 0.5, -12.25, 0.00123, 3e7)] == [
+        "0.0000", "0.5000", "-12.2500", "0.00123", "3e+07",
+    ]  # fmt: skip
