@@ -18,11 +18,15 @@ FORMAT = 1
 _verified: set[tuple[int, int, int, int, str]] = set()
 
 
-class NewerFormatError(CheckpointError):
-    """Written by a newer program: nothing is wrong with the file."""
+class NotDamagedError(CheckpointError):
+    """A file that cannot be used here, and with which nothing is known to be wrong: never passed over or set aside."""
 
 
-class UnreadableError(CheckpointError):
+class NewerFormatError(NotDamagedError):
+    """Written by a newer program."""
+
+
+class UnreadableError(NotDamagedError):
     """The system does not let a file be read (permission, a network file system): it may be intact."""
 
     exit_code = IO

@@ -32,7 +32,7 @@ def newest_intact(folder: Path) -> Manifest | None:
     for path in sorted(folder.glob("*.json")):
         try:
             candidates.append(manifests.read(path))
-        except (manifests.NewerFormatError, manifests.UnreadableError):
+        except manifests.NotDamagedError:
             raise
         except CheckpointError as error:
             damaged[path.stem] = str(error)
@@ -43,7 +43,7 @@ def newest_intact(folder: Path) -> Manifest | None:
             continue
         try:
             manifests.verify(folder, each)
-        except manifests.UnreadableError:
+        except manifests.NotDamagedError:
             raise
         except CheckpointError as error:
             damaged[each.stem] = str(error)
