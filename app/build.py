@@ -17,22 +17,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from app.config.metric_names import metric_rules, resolve, resolve_rule
+from app.config.schema.data import DataConf
+from app.core.hook import Hook
+from app.core.parallel import parallel, synchronised
+from app.core.ranks import World
+from app.core.rng import seed_building
+from app.core.speed import compile_forward, set_layout
+from app.core.speed import describe as describe_speed
+from app.core.state import DataFeed, Run, Schedule, TrainState
 from app.data.feed import Feed, build_feed
 from app.data.source import read_splits
-from app.dist import World
 from app.errors import ConfigError, RunError
-from app.hooks.base import Hook
 from app.hooks.monitor import Monitor
-from app.loss import build_loss
-from app.metrics import Metrics
-from app.optim import build_optimizer
-from app.parallel import parallel, synchronised
-from app.record import plain, values
-from app.rng import seed_building
-from app.schema.data import DataConf
-from app.speed import compile_forward, set_layout
-from app.speed import describe as describe_speed
-from app.state import DataFeed, Run, Schedule, TrainState
+from app.metrics.losses import build_loss
+from app.metrics.metrics import Metrics
+from app.optim.optimizer import build_optimizer
+from app.runs.record import plain, values
 from app.visualizer.base import Visualizer
 from app.visualizer.fanout import build as build_visualizer
 
@@ -209,7 +209,7 @@ def build_hooks(cfg: DictConfig) -> dict[str, Hook]:
         priority = config.pop("priority", None)
         hook = make(config)
         if not isinstance(hook, Hook):
-            raise ConfigError(f"hooks.{name}._target_ made a {type(hook).__name__}, not an app.hooks.base.Hook")
+            raise ConfigError(f"hooks.{name}._target_ made a {type(hook).__name__}, not an app.core.hook.Hook")
         if priority is not None:
             hook.priority = priority
         hooks[str(name)] = hook

@@ -25,16 +25,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from app import folder
 from app.config import command_line
 from app.config.check import require, resolved
 from app.config.command_line import CONF, CommandLine
 from app.config.composition import compose, explained
 from app.config.inputs import require_inputs
+from app.config.schema import register
 from app.config.targets import hydra_refusals
 from app.config.wording import listed
 from app.errors import IO, ConfigError, RunError
-from app.schema import register
+from app.runs import folder
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def task(config: DictConfig) -> float | None:
         if in_sweep:
             require(config, list(own.overrides.task))
             require_inputs(resolved(config))
-        from app.run import Stopped, run_job
+        from app.job import Stopped, run_job
 
         if not gc.isenabled():  # see app/__main__.py; what was imported until now stays, and is not searched again
             gc.freeze()

@@ -9,15 +9,16 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig
 
-from app import checkpoint, folder
+from app.checkpoint import contents
+from app.checkpoint.download import local_file
+from app.checkpoint.weights import load_into
 from app.config.wording import show
-from app.dist import World
+from app.core.ranks import World
+from app.core.state import Run
 from app.errors import ConfigError
-from app.record import changes
-from app.state import Run
-from app.storage.download import local_file
-from app.summary import position
-from app.weights import load_into
+from app.runs import folder
+from app.runs.record import changes
+from app.runs.summary import position
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def choose_seed(cfg: DictConfig, place: Path, source: Path | None, world: World)
     """The configured seed; else the one that the checkpoint or the folder holds; else a new one, stored there."""
     seed = cfg.randomness.seed
     if seed is None and source is not None:
-        seed = checkpoint.peek(source)["seed"]
+        seed = contents.peek(source)["seed"]
     if seed is None and world.is_main:
         stored = folder.read_json(place / folder.SEED)
         seed = stored["seed"] if stored else secrets.randbits(31)
@@ -72,7 +73,7 @@ def _find_source(cfg: DictConfig, place: Path, checkpoints: Path) -> Path | None
         source = local_file(named)
         logger.info("resuming from %s", source)
         return source
-    found = checkpoint.newest_intact(own)
+    found = contents.newest_intact(own)
     if found is not None:
         logger.info("resuming from %s", found)
     elif cfg.resume == "auto" and cfg.load_from is not None:
@@ -93,7 +94,7 @@ def find_tested(cfg: DictConfig, world: World) -> str:
     named = folder.resume_path(cfg.resume, None)
     root = Path(cfg.output_root, cfg.name)
     if named is None and folder.wants_resume(cfg.resume) and (newest := folder.newest_run(root)) is not None:
-        found = world.broadcast(checkpoint.newest_intact(checkpoint_folder(cfg, newest)) if world.is_main else None)
+        found = world.broadcast(contents.newest_intact(checkpoint_folder(cfg, newest)) if world.is_main else None)
         named = None if found is None else str(found)
     if named is None:
         raise ConfigError(
@@ -104,13 +105,13 @@ def find_tested(cfg: DictConfig, world: World) -> str:
 
 def restore(run: Run, source: Path) -> None:
     """Puts the checkpoint into the run and says what has changed since it was saved."""
-    state = checkpoint.load(source)
+    state = contents.load(source)
     ignored = ("resume", "load_from", "output_root", "trusted_packages", "name")
     then = yaml.safe_load(state["config"])
     for key, old, new in changes(then, run.config):
         if key.split(".")[0] not in ignored:
             logger.info("changed since the checkpoint: %s = %s (was %s)", key, show(new), show(old))
-    for note in checkpoint.restore(run, state, source):
+    for note in contents.restore(run, state, source):
         logger.warning(note)
     logger.info("restored %s", position(run))
 
@@ -139,11 +140,11 @@ def roll_back(run: Run, checkpoints: Path) -> bool:
     if drain is not None:
         drain()
     world = run.world
-    found = world.broadcast(checkpoint.newest_intact(checkpoints) if world.is_main else None)
+    found = world.broadcast(contents.newest_intact(checkpoints) if world.is_main else None)
     if found is None:
         return False
     guard = {name: hook.state_dict() for name, hook in run.hooks.items() if name == "nan_guard"}
-    checkpoint.restore(run, checkpoint.load(found), found)
+    contents.restore(run, contents.load(found), found)
     for name, state in guard.items():
         run.hooks[name].load_state_dict(state)
     run.visualizer.rewind(run.state.progress.step)

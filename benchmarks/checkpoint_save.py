@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from app.storage import torch_file
-from app.storage.saver import Saver
-from app.storage.store import Save, Store
+from app.checkpoint import torch_file
+from app.checkpoint.saver import Saver
+from app.checkpoint.store import Save, Store
 from benchmarks.measure import Section, ratio, spread
 
 PARAMETERS = 100_000_000

@@ -18,8 +18,8 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from app import cli
-from app.hooks.base import Hook
-from app.state import Run, StepInfo
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 
 T = TypeVar("T")
 

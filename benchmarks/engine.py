@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from app import rng
-from app import run as run_module
+from app import job as run_module
+from app.core import rng
 from app.models.mlp import MLP
 from app.models.small_cnn import SmallCNN
 from benchmarks.clock import Training, silently, train
@@ -159,7 +159,7 @@ class Measured:
 
 def initial(case: Case, first: Training) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """The weights that the app starts from, and its normalised images and targets in the order of the data set."""
-    from app.rng import seed_building
+    from app.core.rng import seed_building
 
     seed_building(SEED)
     weights = copy.deepcopy(case.build().state_dict())

@@ -6,7 +6,7 @@ from time import process_time
 
 import torch
 
-from app.engine import autocast_for, evaluate
+from app.engine.loop import autocast_for, evaluate
 from benchmarks.clock import train
 from benchmarks.measure import Section, interleaved, ratio, spread
 

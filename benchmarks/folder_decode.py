@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Subset
 
+from app.config.schema.data import DataConf
+from app.core.ranks import World
 from app.data.feed import Feed, build_feed
 from app.data.folder import folder
-from app.dist import World
-from app.schema.data import DataConf
 from benchmarks.measure import Section, interleaved, ratio, spread
 
 IMAGES, BATCH = 512, 64

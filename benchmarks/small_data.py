@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from app.config.schema.data import DataConf
+from app.core.ranks import World
 from app.data.feed import Feed, build_feed
 from app.data.source import ImageTensor, Splits
-from app.dist import World
 from app.models.small_cnn import SmallCNN
-from app.schema.data import DataConf
 from benchmarks.measure import Section, interleaved, ratio, spread
 
 CASES = {"digits": (1, 8, 1792, 64), "Fashion-MNIST": (1, 28, 4096, 128), "CIFAR-10": (3, 32, 4096, 128)}

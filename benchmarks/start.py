@@ -24,9 +24,9 @@ import app.cli, app.config.check, app.config.inputs
 marks.append(process_time())
 import torch
 marks.append(process_time())
-import app.run, app.hooks.checkpoint, app.hooks.logger, app.visualizer.local
+import app.job, app.hooks.checkpoint, app.hooks.logger, app.visualizer.local
 marks.append(process_time())
-import app.run as run
+import app.job as run
 build = run.build_run
 def timed(*args, **kwargs):
     marks.append(process_time())

@@ -28,8 +28,9 @@ from typing import Any
 
 import torch
 
-from app import checkpoint, cli
-from app.storage.recovery import newest_intact
+from app import cli
+from app.checkpoint import contents
+from app.checkpoint.recovery import newest_intact
 
 COMMON = [
     "data.augment=[crop,rotate]",
@@ -122,7 +123,7 @@ def state_digest(folder: Path) -> str:
     """A hash of the newest checkpoint's weights, optimizer, scaler, hooks and counters."""
     found = newest_intact(folder / "checkpoints")
     assert found is not None
-    state = checkpoint.load(folder / "checkpoints" / found.name)
+    state = contents.load(folder / "checkpoints" / found.name)
     digest = hashlib.sha256()
     for key in ("model", "optimizer", "scaler", "schedule", "progress", "hooks", "seed"):
         for path, value in leaves(state[key], key):

@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from app import dist
+from app.config.schema.data import DataConf
+from app.config.schema.model import LossConf, MetricsConf
+from app.config.schema.runtime import EnvConf
+from app.core import ranks
 from app.data.feed import build_feed
 from app.data.source import ImageTensor, Splits
-from app.metrics import Metrics
-from app.schema.data import DataConf
-from app.schema.model import LossConf, MetricsConf
-from app.schema.runtime import EnvConf
+from app.metrics.metrics import Metrics
 
 SIZES = (1, 7, 1001, 10_000)
 CLASSES = [str(label) for label in range(10)]
 
 
-def measure(world: dist.World) -> dict[int, Any]:
+def measure(world: ranks.World) -> dict[int, Any]:
     """Metrics (as hexadecimal floats) and confusion counts by size of the validation split."""
     settings = {**dataclasses.asdict(DataConf()), "eval_batch_size": 128}
     metrics_conf = {**dataclasses.asdict(MetricsConf()), "topk": [1, 5]}
@@ -49,7 +49,7 @@ def measure(world: dist.World) -> dict[int, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     settings = dataclasses.asdict(EnvConf(device="cpu"))
-    with dist.connected(settings) as connected:
+    with ranks.connected(settings) as connected:
         result = measure(connected)
         if connected.is_main:
             print(json.dumps(result))

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.hooks.base import Hook
-from app.state import Run, StepInfo
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 
 HERE = Path(__file__).parent
 

@@ -20,7 +20,7 @@ OWN = """
 import torch
 from torch import nn
 from app.data.source import ImageTensor, Splits
-from app.hooks.base import Hook
+from app.core.hook import Hook
 
 
 class Net(nn.Module):

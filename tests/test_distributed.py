@@ -13,7 +13,7 @@ import torch
 from ranks import harm
 from runs import RunApp, digest, scalars
 
-from app import checkpoint
+from app.checkpoint import contents
 
 RECIPE = (
     "env.device=cpu", "model=mlp", "model.hidden=[16]", "data.limit_train=200", "data.limit_val=50",
@@ -25,7 +25,7 @@ STEPS = 12
 
 
 def weights(folder: Path, step: int = STEPS) -> dict[str, Any]:
-    state = checkpoint.load(folder / "checkpoints" / f"iter_{step}.pth")
+    state = contents.load(folder / "checkpoints" / f"iter_{step}.pth")
     return {key: state[key] for key in ("model", "optimizer", "progress")} | {"ema": state["hooks"]["ema"]}
 
 

@@ -16,7 +16,7 @@ from invocation import Terminal
 from app.cli import compose, session
 from app.config import command_line
 from app.config.check import check, schema_keys
-from app.schema import GROUPS
+from app.config.schema import GROUPS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("README*.md")])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from runs import RunApp, digest, scalars
 
-from app import checkpoint
-from app.hooks.base import Hook
-from app.state import Run, StepInfo
+from app.checkpoint import contents
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 
 RECIPE = (
     "data.limit_train=100",
@@ -47,7 +47,7 @@ class Drawing(Hook):
 
 
 def final(folder: Path, name: str = f"iter_{STEPS}") -> dict[str, Any]:
-    state = checkpoint.load(folder / "checkpoints" / f"{name}.pth")
+    state = contents.load(folder / "checkpoints" / f"{name}.pth")
     return {key: state[key] for key in ("model", "optimizer", "schedule", "progress", "seed")} | {
         "hooks": {
             name: {"windows": {k: v for k, v in hook["windows"].items() if "time" not in k}}

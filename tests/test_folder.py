@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app import folder
 from app.errors import RunError
+from app.runs import folder
 
 
 def make_run(root: Path, name: str, *steps: int) -> Path:

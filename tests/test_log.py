@@ -14,9 +14,9 @@ import pytest
 from invocation import Terminal
 from runs import RunApp, scalars
 
-from app import engine
+from app.core.state import Run
+from app.engine import loop
 from app.log import ConsoleHandler, LogFile, ProgressDisplay, quiet_other_ranks
-from app.state import Run
 
 TINY = ("data.limit_train=64", "data.limit_val=32", "data.batch_size=16", "model=mlp", "hooks.checkpoint.interval=-1")
 """Four steps an epoch."""
@@ -39,14 +39,14 @@ def test_lines_come_at_their_interval_and_at_the_end(run_app: RunApp) -> None:
 def test_the_time_left_includes_every_evaluation_to_come(
     run_app: RunApp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = engine.evaluate
+    original = loop.evaluate
 
     def slow(run: Run, *arguments: Any) -> dict[str, float] | None:
         metrics = original(run, *arguments)
         run.evaluation_seconds = 1000.0
         return metrics
 
-    monkeypatch.setattr(engine, "evaluate", slow)
+    monkeypatch.setattr(loop, "evaluate", slow)
     run_app("epochs", *TINY, "train.max_epochs=7", "train.val_interval=3", "hooks.logger.interval=100")
     left = [int(seconds) // 1000 for seconds in eta(capsys.readouterr().out)]
     assert left == [0, 0, 0, 2, 2, 2, 1], "nothing is known before the first; then at 3 (done), 6 and 7"

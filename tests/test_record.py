@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from app.record import changes, flat, plain
+from app.runs.record import changes, flat, plain
 
 
 def test_plain_resolves_everything_but_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

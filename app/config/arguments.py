@@ -8,11 +8,11 @@ from dataclasses import fields
 from typing import Any
 
 from app.config import targets
+from app.config.schema import GROUPS
+from app.config.schema.data import DataConf
+from app.config.schema.optim import OptimConf, ScheduleConf
 from app.config.suggest import did_you_mean
 from app.errors import ConfigError
-from app.schema import GROUPS
-from app.schema.data import DataConf
-from app.schema.optim import OptimConf, ScheduleConf
 
 SPECIAL = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 """Hydra's own keys beside the arguments."""

@@ -19,11 +19,11 @@ from app.config.arguments import argument_problems
 from app.config.hook_rules import named_nodes
 from app.config.limits import check_limits
 from app.config.rules import RULES
+from app.config.schema import GROUPS
+from app.config.schema.root import AppConf
 from app.config.suggest import ELSEWHERE, unknown_key
 from app.config.wording import listed, show, wrong_type
 from app.errors import ConfigError
-from app.schema import GROUPS
-from app.schema.root import AppConf
 
 SECRET = re.compile(
     r"(^|[._])(api_?key|access_?key|secret(_?key)?|private_?key|token|password|passwd|credentials?|wandb\.key)$", re.I

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.config.check import home_of
+from app.config.schema.hooks import HOOKS
+from app.config.schema.runtime import BACKENDS
 from app.config.suggest import did_you_mean
 from app.errors import ConfigError
-from app.schema.hooks import HOOKS
-from app.schema.runtime import BACKENDS
 
 _APP = Path(__file__).resolve().parents[1]
 CONF = next(path for path in (_APP / "conf", _APP.parent / "conf") if path.is_dir())

@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 
 from app.config.check import check, override_key
 from app.config.explain import causes, culprit, explain, is_hydra_error
+from app.config.schema import GROUPS
 from app.config.wording import listed
 from app.errors import CannotWrite, ConfigError, RunError
-from app.schema import GROUPS
 
 MOST_PROBLEMS = 10
 

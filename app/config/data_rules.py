@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from app.config.limits import check_limits
+from app.config.schema.augment import parse_augment, parse_batch_augment
+from app.config.schema.model import LossConf
 from app.config.suggest import unknown_key
 from app.errors import ConfigError
-from app.schema.augment import parse_augment, parse_batch_augment
-from app.schema.model import LossConf
 
 Config = Mapping[str, Any]
 

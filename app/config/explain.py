@@ -20,10 +20,10 @@ from omegaconf.errors import (
 )
 
 from app.config.check import home_of, override_key
+from app.config.schema import GROUPS
 from app.config.suggest import did_you_mean, nearest, unknown_key
 from app.config.wording import wrong_type
 from app.errors import RunError
-from app.schema import GROUPS
 
 OptionsOf = Callable[[str], Sequence[str]]
 """The options of a config group, by its name."""

@@ -9,12 +9,12 @@ from typing import Any
 
 from app.config.command_line import CONF
 from app.config.documentation import Key, documentation, keys_of
+from app.config.schema import GROUPS
+from app.config.schema.data import AUGMENTS, BATCH_AUGMENTS
+from app.config.schema.launcher import LAUNCHERS
+from app.config.schema.root import AppConf
 from app.config.suggest import did_you_mean
 from app.errors import ConfigError
-from app.schema import GROUPS
-from app.schema.data import AUGMENTS, BATCH_AUGMENTS
-from app.schema.launcher import LAUNCHERS
-from app.schema.root import AppConf
 
 WIDTH = 110
 ABOUT = """\

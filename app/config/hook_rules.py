@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from app.config.metric_names import metric_rules, resolve, resolve_rule
+from app.config.schema.hooks import HOOKS, PRIORITIES
+from app.config.schema.runtime import BACKENDS
 from app.config.suggest import did_you_mean
 from app.errors import ConfigError
-from app.schema.hooks import HOOKS, PRIORITIES
-from app.schema.runtime import BACKENDS
 
 Config = Mapping[str, Any]
 

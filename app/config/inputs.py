@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from app.config.schema.data import FolderConf, TorchvisionDataConf
 from app.errors import CheckpointError, DataError, RunError
-from app.folder import CHECKPOINTS
-from app.schema.data import FolderConf, TorchvisionDataConf
+from app.runs.folder import CHECKPOINTS
 
 CIFAR = {
     "CIFAR10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),

@@ -1,4 +1,4 @@
-"""Is a value within the range or the choices of its knob (app/schema/knob.py)?"""
+"""Is a value within the range or the choices of its knob (app/config/schema/knob.py)?"""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ ENVIRONMENT = "APP_TRUSTED_PACKAGES"
 OURS = (
     "app.data.",
     "app.hooks.",
-    "app.loss.",
-    "app.metrics.",
+    "app.metrics.losses.",
+    "app.metrics.metrics.",
     "app.models.",
-    "app.optim.",
-    "app.schedule.",
+    "app.optim.optimizer.",
+    "app.optim.schedule.",
     "app.visualizer.",
 )
 LIBRARIES = (

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.nn.functional import affine_grid, grid_sample, pad
 
-from app import rng
+from app.config.schema.augment import Recipe
+from app.core import rng
 from app.errors import ConfigError
-from app.schema.augment import Recipe
 
 Stage = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """(images, indices, epoch) -> images: uint8 (n, channels, height, width) and the n keys of the images."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from app import rng
+from app.core import rng
 from app.data.source import ImageTensor, Splits
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
-from app import rng
+from app.config.schema.augment import parse_augment, parse_batch_augment
+from app.core import rng
+from app.core.ranks import World
+from app.core.state import Batch, StepBatch
 from app.data.augment import build_augmentation
 from app.data.hold import hold, should_hold, spare_workers
 from app.data.loader import LoaderPart, checked
@@ -19,10 +22,7 @@ from app.data.order import Plan, evaluation_rounds
 from app.data.part import Part
 from app.data.reader import Reader, Request
 from app.data.source import ImageTensor, Source, Splits, check_targets, take
-from app.dist import World
 from app.errors import ConfigError
-from app.schema.augment import parse_augment, parse_batch_augment
-from app.state import Batch, StepBatch
 
 
 def build_feed(
@@ -54,7 +54,7 @@ def build_feed(
 
 
 class Feed:
-    """A data set as the engine sees it (app.state.DataFeed)."""
+    """A data set as the engine sees it (app.core.state.DataFeed)."""
 
     def __init__(
         self,

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from app.config.schema.augment import Recipe
 from app.data.normalize import Normalize
 from app.data.order import Micro
 from app.data.reader import Loaded, Reader, Request
 from app.data.workers import Workers
 from app.errors import DataError
-from app.schema.augment import Recipe
 
 logger = logging.getLogger(__name__)
 

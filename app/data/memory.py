@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.nn.functional import interpolate
 
+from app.config.schema.augment import Recipe
 from app.data.augment import Stage, build_augmentation, resized_crop
 from app.data.normalize import Normalize
 from app.data.order import Micro
 from app.data.source import ImageTensor
-from app.schema.augment import Recipe
 
 GROUP_BYTES = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Float pixels that are prepared in one go: on a CPU they stay in its cache, on a GPU few kernels are launched."""

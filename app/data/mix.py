@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from app import rng
-from app.schema.augment import Recipe
+from app.config.schema.augment import Recipe
+from app.core import rng
 
 Mixing = Callable[[torch.Tensor, torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor]]
 """(images, targets, epoch, batch) -> images and soft targets (n, classes)."""

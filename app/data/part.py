@@ -5,8 +5,8 @@ from typing import Protocol
 
 import torch
 
+from app.config.schema.augment import Recipe
 from app.data.order import Micro
-from app.schema.augment import Recipe
 
 
 class Part(Protocol):

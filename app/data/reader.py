@@ -10,10 +10,10 @@ import torch
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, get_worker_info
 
-from app import rng
+from app.config.schema.augment import Recipe
+from app.core import rng
 from app.data.augment import Stage, build_augmentation, crop_parameters
 from app.data.source import ImageFiles, ImageTensor, Source, describe
-from app.schema.augment import Recipe
 
 
 class Request(NamedTuple):

@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from app import rng
+from app.core import rng
 from app.errors import DataError
 
 

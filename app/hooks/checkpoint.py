@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from app.checkpoint import FULL, WEIGHTS, collect, config_sha256
-from app.clock import due
+from app.checkpoint.contents import FULL, WEIGHTS, collect, config_sha256
+from app.checkpoint.finite import write_finite
+from app.checkpoint.saver import Saver
+from app.checkpoint.store import Save, Store
+from app.checkpoint.writer import SaveError
 from app.config.metric_names import metric_rules, resolve, resolve_rule
+from app.core.clock import due
+from app.core.hook import Hook
+from app.core.state import Run
 from app.errors import DATA, IO, ConfigError, DataError
-from app.hooks.base import Hook
-from app.state import Run
-from app.storage.finite import write_finite
-from app.storage.saver import Saver
-from app.storage.store import Save, Store
-from app.storage.writer import SaveError
 
 MAX_FAILURES = 2
 """In a row; then the run ends."""
@@ -47,7 +47,7 @@ class Checkpoint(Hook):
         filename: str | None = None,
         async_save: bool = True,
     ) -> None:
-        """Arguments as in app.schema.hooks.CheckpointConf; `out_dir` takes effect through `run.checkpoint_folder`.
+        """Arguments as in CheckpointConf; `out_dir` takes effect through `run.checkpoint_folder`.
 
         Raises:
             ConfigError: an argument alone, or two together, make no sense.

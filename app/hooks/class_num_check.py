@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from app.core.hook import Hook
+from app.core.rng import preserved
+from app.core.state import Run
 from app.errors import ConfigError
-from app.hooks.base import Hook
-from app.rng import preserved
-from app.state import Run
 
 
 class ClassNumCheck(Hook):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.config.metric_names import metric_rules, resolve, resolve_rule
-from app.hooks.base import Hook
-from app.state import Run
+from app.core.hook import Hook
+from app.core.state import Run
 
 
 class EarlyStop(Hook):
@@ -28,7 +28,7 @@ class EarlyStop(Hook):
         check_finite: bool = True,
         threshold: float | None = None,
     ) -> None:
-        """Arguments as in app.schema.hooks.EarlyStopConf."""
+        """Arguments as in app.config.schema.hooks.EarlyStopConf."""
         self.monitor, self.rule, self.min_delta, self.patience = monitor, rule, min_delta, patience
         self.check_finite, self.threshold = check_finite, threshold
         self.best: float | None = None

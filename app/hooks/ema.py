@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from app.core.hook import Hook
+from app.core.parallel import like, local
+from app.core.state import Run, StepInfo
 from app.errors import CheckpointError
-from app.hooks.base import Hook
-from app.parallel import like, local
-from app.state import Run, StepInfo
 
 MOST_OF_THE_START = 0.05
 """An average that holds more than this of the weights it began with is not worth evaluating."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from app.hooks.base import Hook
-from app.state import Run, StepInfo
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 
 
 class EmptyCache(Hook):

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from app.clock import times_left
-from app.hooks.base import Hook
+from app.core.clock import times_left
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 from app.log import ProgressDisplay
-from app.state import Run, StepInfo
 from app.visualizer.evaluation import report_evaluation
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.hooks.base import Hook
-from app.schedule import Plateau
-from app.state import Run
+from app.core.hook import Hook
+from app.core.state import Run
+from app.optim.schedule import Plateau
 
 
 class Monitor(Hook):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from app.checkpoint.store import Store
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 from app.errors import DataError
-from app.hooks.base import Hook
-from app.state import Run, StepInfo
-from app.storage.store import Store
 
 logger = logging.getLogger(__name__)
 

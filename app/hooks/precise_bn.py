@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from app.clock import due
-from app.hooks.base import Hook
-from app.state import Run
+from app.core.clock import due
+from app.core.hook import Hook
+from app.core.state import Run
 
 
 class PreciseBN(Hook):

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
-from app.hooks.base import Hook
+from app.core.hook import Hook
+from app.core.state import Run
 from app.log import mute_lost_terminals
-from app.state import Run
 
 SIGNALS = [
     getattr(signal, name)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from app.hooks.base import Hook
-from app.state import Run, StepInfo
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from app.hooks.base import Hook
-from app.loss import build_loss
-from app.state import Run
+from app.core.hook import Hook
+from app.core.state import Run
+from app.metrics.losses import build_loss
 
 PARTS = ("augment", "batch_augment", "loss")
 

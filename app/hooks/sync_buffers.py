@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from app.hooks.base import Hook
-from app.state import Run
+from app.core.hook import Hook
+from app.core.state import Run
 
 
 class SyncBuffers(Hook):

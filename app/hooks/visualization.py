@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from app.clock import due
-from app.hooks.base import Hook
-from app.metrics import Evaluation
-from app.state import Run
+from app.core.clock import due
+from app.core.hook import Hook
+from app.core.state import Run
+from app.metrics.metrics import Evaluation
 from app.visualizer import draw
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from app.errors import ConfigError
-from app.folder import has_checkpoint
 from app.launch import sweep
 from app.launch.job import DONE_STATE, Job, finished, read_records
 from app.launch.point import identity, identity_keys, parse, swept
+from app.runs.folder import has_checkpoint
 
 CONTINUE = (True, "true", "auto")
 """Values of `resume` that a sweep takes for itself; a path is passed on to its jobs."""

@@ -15,7 +15,7 @@ from app.launch.job import DONE_STATE, FAILED
 from app.launch.point import is_seed
 
 if TYPE_CHECKING:
-    from app.report import Point, Sweep
+    from app.launch.report import Point, Sweep
 
 COLOURS = ("#2f6fed", "#e4572e", "#2a9d62", "#9b5de5", "#e0a100", "#00a5b5", "#d6336c", "#6c757d", "#8a5a2b", "#5c7cfa")
 MOST_METRICS = 2

@@ -3,7 +3,7 @@
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
-from app.schema.launcher import LAUNCHERS, SWEEPERS
+from app.config.schema.launcher import LAUNCHERS, SWEEPERS
 
 
 def register() -> None:

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.folder import wait_until_free
 from app.launch.job import OUTPUT, RESULT
 from app.launch.worker import run_task
+from app.runs.folder import wait_until_free
 
 PATIENCE_SECONDS = 120.0
 """For the processes of the launch before a requeue to be gone."""

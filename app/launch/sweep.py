@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from app.errors import TEMPORARY, CannotWrite, ConfigError, RunError
-from app.folder import read_json, write_json
 from app.launch.job import RECORD, read_records
 from app.launch.point import hashed, slug
+from app.runs.folder import read_json, write_json
 
 SWEEP = "sweep.json"
 LAUNCHER_LOCK = ".launcher.lock"

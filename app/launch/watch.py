@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from app.launch.job import DONE_STATE, FAILED, INTERRUPTED, RUNNING, WAITING, Job
 from app.launch.queue import Watcher
-from app.report import Reporter, last_scalars
+from app.launch.report import Reporter, last_scalars
 
 if TYPE_CHECKING:
     from rich.live import Live

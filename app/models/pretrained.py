@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from app.weights import load_into
+from app.checkpoint.weights import load_into
 
 
 def load_pretrained(model: nn.Module, checkpoint: str, prefix: str | None = None) -> str:

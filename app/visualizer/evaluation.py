@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.state import Run
+from app.core.state import Run
 
 
 def report_evaluation(run: Run) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.dist import World
+from app.core.ranks import World
 from app.visualizer.base import Backend, Visualizer
 
 logger = logging.getLogger(__name__)

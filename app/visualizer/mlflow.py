@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from app.record import flat
+from app.runs.record import flat
 from app.visualizer.base import require
 from app.visualizer.jsonl import replace, scalars
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 
 class OptunaSweeper(Sweeper):
-    """Asks Optuna for points and tells it their results; its keys: app/schema/launcher.py."""
+    """Asks Optuna for points and tells it their results; its keys: app/config/schema/launcher.py."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options

@@ -4,6 +4,6 @@ from app.launch.launcher import SweepLauncher
 
 
 class SlurmLauncher(SweepLauncher):
-    """One SLURM job per point of a sweep; its keys: app/schema/launcher.py."""
+    """One SLURM job per point of a sweep; its keys: app/config/schema/launcher.py."""
 
     backend_name = "app.launch.slurm"

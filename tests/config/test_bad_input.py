@@ -352,7 +352,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(terminal: Terminal) -> None:
 
 
 def test_a_run_folder_in_use(terminal: Terminal) -> None:
-    from app.folder import held
+    from app.runs.folder import held
 
     (terminal.folder / "run").mkdir()
     with held(terminal.folder / "run"):

@@ -7,15 +7,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from app import folder
 from app.config.check import check, home_of, require, resolved, schema_keys
 from app.config.command_line import CONF
 from app.config.limits import check_limits, range_text
+from app.config.schema import GROUPS, register
+from app.config.schema.knob import knob
 from app.config.suggest import OTHER_NAMES
 from app.errors import ConfigError
 from app.launch.plugins import register as register_launchers
-from app.schema import GROUPS, register
-from app.schema.knob import knob
+from app.runs import folder
 
 Compose = Callable[..., DictConfig]
 
@@ -26,7 +26,7 @@ NEEDED = {
     "model=torchvision": ["model.name=resnet18"],
     "optim=custom": ["optim._target_=torch.optim.SGD"],
     "optim=torch": ["optim.name=NAdam"],
-    "schedule=custom": ["schedule._target_=app.schedule.constant"],
+    "schedule=custom": ["schedule._target_=app.optim.schedule.constant"],
     "schedule=torch": ["schedule.scheduler={_target_: torch.optim.lr_scheduler.ConstantLR}"],
     "schedule=multistep": ["schedule.milestones=[2,3]"],
 }

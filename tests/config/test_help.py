@@ -17,8 +17,8 @@ from invocation import Terminal
 from app.config import help as app_help
 from app.config.completion import script
 from app.config.documentation import documentation
+from app.config.schema import GROUPS
 from app.errors import ConfigError
-from app.schema import GROUPS
 
 
 def test_overview_has_what_a_person_looks_for() -> None:

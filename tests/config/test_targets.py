@@ -16,8 +16,8 @@ HOSTILE = [
     "shutil.copyfile", "urllib.request.urlretrieve", "numpy.load", "torch.load", "torch.hub.load",
     "torch.utils.cpp_extension.load_inline", "torch.distributed.run.main", "multiprocessing.Process",
     "torchvision.datasets.utils.download_url", "torchvision.io.write_file", "socket.socket", "importlib.import_module",
-    "hydra.utils.instantiate", "omegaconf.OmegaConf.save", "app.folder.write_json", "app.cli.entry",
-    "app.storage.store.save",
+    "hydra.utils.instantiate", "omegaconf.OmegaConf.save", "app.runs.folder.write_json", "app.cli.entry",
+    "app.checkpoint.store.save",
     "functools.partial", "runpy.run_path", "torch.nn.__builtins__.eval", "timm.utils.x", "yaml.unsafe_load",
 ]  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_every_target_of_a_tree_is_found() -> None:
     ("node", "problem"),
     [
         ({"callbacks": {"x": {"_target_": "os.remove"}}}, "hydra.callbacks.x._target_: os.remove is not trusted"),
-        ({"callbacks": {"x": {"_target_": "app.folder.os.remove"}}}, "app.folder.os.remove is not trusted"),
+        ({"callbacks": {"x": {"_target_": "app.runs.folder.os.remove"}}}, "app.runs.folder.os.remove is not trusted"),
         (
             {"callbacks": {"x": {"_target_": "hydra._internal.core_plugins.basic_sweeper.OmegaConf.save"}}},
             "is another name of",
@@ -169,7 +169,7 @@ def test_nothing_of_a_file_s_hydra_section_runs(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     for position, section in enumerate(
         (
-            f"callbacks: {{x: {{_target_: app.folder.os.mkdir, path: {trap}}}}}",
+            f"callbacks: {{x: {{_target_: app.runs.folder.os.mkdir, path: {trap}}}}}",
             f"callbacks: {{x: \"${{oc.create:'{{_target_: os.mkdir, path: {trap}}}'}}\"}}",
             f'job_logging: {{handlers: {{x: {{"()": logging.os.mkdir, path: {trap}}}}}}}',
         )

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from app.config.schema.data import DataConf
+from app.core.ranks import World
 from app.data.feed import Feed, build_feed
 from app.data.source import ImageTensor, Splits
-from app.dist import World
-from app.schema.data import DataConf
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

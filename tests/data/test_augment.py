@@ -2,12 +2,12 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from app import rng
+from app.config.schema.augment import parse_augment, parse_batch_augment
+from app.config.schema.data import AUGMENTS
+from app.core import rng
 from app.data.augment import build_augmentation, crop_parameters, resized_crop
 from app.data.mix import build_mixing, cut_box, cutmix, mixup
 from app.errors import ConfigError
-from app.schema.augment import parse_augment, parse_batch_augment
-from app.schema.data import AUGMENTS
 
 IMAGES = torch.randint(0, 256, (64, 3, 10, 14), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 KEYS = torch.arange(64)

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import torch
 
+from app.core.state import DataFeed, StepBatch
 from app.data.digits import digits
 from app.data.feed import Feed
 from app.data.source import ImageTensor, Splits
 from app.errors import ConfigError, DataError
-from app.state import DataFeed, StepBatch
 
 FeedOf = Callable[..., Feed]
 AUGMENT = {"crop": {"padding": 2}, "flip": {}, "vflip": {}, "rotate": {}, "erase": {"prob": 0.7}}

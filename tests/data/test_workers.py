@@ -111,7 +111,7 @@ ORPHANS = """
 import os, time, torch
 from app.data.feed import build_feed
 from app.data.source import Splits
-from app.dist import World
+from app.core.ranks import World
 class Slow:
     def __len__(self):
         return 64

@@ -12,8 +12,8 @@ from unittest.mock import patch
 
 import torch
 
-from app.storage import writer
-from app.storage.store import Save, Store
+from app.checkpoint import writer
+from app.checkpoint.store import Save, Store
 
 NAMES = ("replace", "link", "symlink", "unlink", "fsync", "mkdir", "open")
 

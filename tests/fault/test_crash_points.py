@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from operations import interposed, leftovers, opened, save, state_of
 
-from app import checkpoint
-from app.storage.recovery import newest_intact
-from app.storage.writer import SaveError
+from app.checkpoint import contents
+from app.checkpoint.recovery import newest_intact
+from app.checkpoint.writer import SaveError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 DEAD, COMPLETE = 9, 0
@@ -47,7 +47,7 @@ def check_continues(folder: Path, keep: int, complete: bool) -> None:
     found = newest_intact(folder)
     assert found is not None
     assert found.step == 3 if complete else found.step in (2, 3)
-    assert checkpoint.load(folder / found.name)["model"]["w"][0] == found.step
+    assert contents.load(folder / found.name)["model"]["w"][0] == found.step
     store = opened(folder, keep)
     assert leftovers(folder) == []
     again = newest_intact(folder)
@@ -55,7 +55,7 @@ def check_continues(folder: Path, keep: int, complete: bool) -> None:
     assert again.step == found.step
     save(store, 4)
     assert leftovers(folder) == []
-    assert checkpoint.load(folder / "best.pth")["model"]["w"][0] == 4
+    assert contents.load(folder / "best.pth")["model"]["w"][0] == 4
     periodic = [each.step for each in store.manifests() if each.periodic]
     assert periodic[-1] == 4
     assert len(periodic) <= keep
@@ -192,7 +192,7 @@ def test_a_save_that_is_killed_at_random_moments(tmp_path: Path) -> None:
         reached = found.step if found is not None else 0
         assert reached >= highest
         if found is not None:
-            assert checkpoint.load(tmp_path / found.name)["progress"] == state_of(reached)["progress"]
+            assert contents.load(tmp_path / found.name)["progress"] == state_of(reached)["progress"]
         highest = reached
     opened(tmp_path, 2)
     assert leftovers(tmp_path) == []

@@ -20,12 +20,11 @@ import torch
 from invocation import Terminal
 from operations import leftovers, opened, save, state_of
 
-from app import checkpoint
+from app.checkpoint import contents, torch_file
+from app.checkpoint.recovery import newest_intact
+from app.checkpoint.store import Save
+from app.checkpoint.writer import SaveError
 from app.errors import CheckpointError
-from app.storage import torch_file
-from app.storage.recovery import newest_intact
-from app.storage.store import Save
-from app.storage.writer import SaveError
 
 
 def three_saved(folder: Path) -> None:
@@ -116,7 +115,7 @@ def test_a_file_without_manifest_is_not_taken_for_nothing(tmp_path: Path) -> Non
     torch.save(state_of(1), tmp_path / "epoch_1.pth")
     with pytest.raises(CheckpointError, match=r"epoch_1.pth has no manifest"):
         newest_intact(tmp_path)
-    assert checkpoint.load(tmp_path / "epoch_1.pth")["progress"] == {"step": 1}
+    assert contents.load(tmp_path / "epoch_1.pth")["progress"] == {"step": 1}
 
 
 def test_a_manifest_of_a_newer_program(tmp_path: Path) -> None:
@@ -284,7 +283,7 @@ def test_a_full_disk_then_room(small_disk: Path) -> None:
 
 
 def test_a_disk_that_fills_up_on_the_way(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.storage.store.check_space", lambda path, needed: None)  # as under a quota
+    monkeypatch.setattr("app.checkpoint.store.check_space", lambda path, needed: None)  # as under a quota
     big = {"format": 1, "kind": "full", "progress": {}, "model": {"w": torch.zeros(2_000_000)}}
     store = opened(small_disk / "run", 1)
     save(store, 1)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 from operations import opened, save
 
-from app import checkpoint
-from app.storage.recovery import newest_intact
+from app.checkpoint import contents
+from app.checkpoint.recovery import newest_intact
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -71,7 +71,7 @@ def after_power_cut(disk: Disk, folder: Path) -> int:
         found = newest_intact(place / "run")
         if found is None:
             return 0
-        assert checkpoint.load(place / "run" / found.name)["model"]["w"][0] == found.step
+        assert contents.load(place / "run" / found.name)["model"]["w"][0] == found.step
         save(opened(place / "run", 2), found.step + 1)
         return found.step
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.storage.manifest import Manifest
-from app.storage.recovery import newest_intact
+from app.checkpoint.manifest import Manifest
+from app.checkpoint.recovery import newest_intact
 
 ARGUMENTS = ["randomness.seed=1", "hooks.logger.interval=1", "logging.progress=false", "data.limit_train=640"]
 SAVED_AT_THE_END = ["hooks.checkpoint.interval=100000", "hooks.checkpoint.save_best=null"]

@@ -13,14 +13,14 @@ import pytest
 import torch
 from tiny_run import tiny_run, train
 
-from app import checkpoint
+from app.checkpoint import contents
+from app.checkpoint.finite import nonfinite
+from app.checkpoint.recovery import newest_intact
+from app.checkpoint.store import Store
+from app.core.hook import Hook
+from app.core.state import Run
 from app.errors import ConfigError
-from app.hooks.base import Hook
 from app.hooks.checkpoint import Checkpoint
-from app.state import Run
-from app.storage.finite import nonfinite
-from app.storage.recovery import newest_intact
-from app.storage.store import Store
 
 CONFIG: dict[str, Any] = {
     "mode": "train",
@@ -58,7 +58,7 @@ def saved(folder: Path) -> list[str]:
 
 
 def trained(folder: Path, hook: Checkpoint, *others: Hook, **fields: Any) -> Run:
-    """A run to its end with `hook`, as app.run drives it."""
+    """A run to its end with `hook`, as app.job drives it."""
     run = a_run(folder, **fields)
     hook.priority = "VERY_LOW"
     hooks = {f"other{index}": other for index, other in enumerate(others)} | {"checkpoint": hook}
@@ -100,12 +100,12 @@ def test_the_best_is_kept_and_can_be_resumed_from(tmp_path: Path) -> None:
     hook = Checkpoint(save_best="auto", max_keep_ckpts=1)
     trained(tmp_path, hook, Scores(0.1, 0.9, 0.9))
     assert saved(tmp_path) == ["best_top1_epoch_2.pth", "epoch_3.pth"]
-    state = checkpoint.load(tmp_path / "checkpoints" / "best.pth")
+    state = contents.load(tmp_path / "checkpoints" / "best.pth")
     assert state["progress"]["epoch"] == 2
     assert state["hooks"]["checkpoint"]["best"] == {"val/top1": {"value": 0.9, "step": 6}}
     again = a_run(tmp_path / "again", length=4)
     again.hooks = {"checkpoint": Checkpoint(save_best="auto"), "other0": Scores()}
-    assert checkpoint.restore(again, state) == []
+    assert contents.restore(again, state) == []
     assert again.state.progress.step == 6
 
 
@@ -205,7 +205,7 @@ def test_an_evaluation_that_was_broken_off_is_saved_as_pending(tmp_path: Path) -
 
 def test_weights_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained(tmp_path, Checkpoint(interval=3, save_optimizer=False))
-    state = checkpoint.load(tmp_path / "checkpoints" / "epoch_3.pth")
+    state = contents.load(tmp_path / "checkpoints" / "epoch_3.pth")
     assert state["kind"] == "weights"
     assert "optimizer" not in state
     assert "cannot be resumed from" in caplog.text
@@ -230,7 +230,7 @@ def broken_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         if disk.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("app.storage.store.check_space", check_space)
+    monkeypatch.setattr("app.checkpoint.store.check_space", check_space)
     return disk
 
 
@@ -314,7 +314,7 @@ def test_at_most_one_save_is_in_flight_and_the_snapshot_is_of_its_step(tmp_path:
         patch.setattr(Store, "save", slow)
         trained(tmp_path, Checkpoint(by_epoch=False), Watch())
     for step in range(1, 10):
-        state = checkpoint.load(tmp_path / "checkpoints" / f"iter_{step}.pth")
+        state = contents.load(tmp_path / "checkpoints" / f"iter_{step}.pth")
         assert torch.equal(state["model"]["0.weight"], weights[step])
 
 
@@ -326,7 +326,7 @@ def test_a_state_that_could_not_be_read_back_names_its_hook(tmp_path: Path) -> N
     run = a_run(tmp_path)
     run.hooks = {"bad": Bad()}
     with pytest.raises(TypeError, match=r"the state of hooks.bad\['when'\] is a PosixPath"):
-        checkpoint.collect(run)
+        contents.collect(run)
 
 
 def test_an_unwritable_folder_is_found_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

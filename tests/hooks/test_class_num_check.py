@@ -10,10 +10,10 @@ import torch
 from tiny_run import Feed, make, network, tiny_run
 from torch import nn
 
-from app.dist import World
+from app.config.schema.hooks import ClassNumCheckConf
+from app.core.ranks import World
+from app.core.state import Run
 from app.errors import ConfigError
-from app.schema.hooks import ClassNumCheckConf
-from app.state import Run
 
 
 def check(run: Run, **model: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from tiny_run import tiny_run
 
+from app.core.state import Run
 from app.errors import ConfigError
 from app.hooks.early_stop import EarlyStop
-from app.state import Run
 
 CONFIG: dict[str, Any] = {
     "mode": "train",

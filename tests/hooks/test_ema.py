@@ -12,10 +12,10 @@ from tiny_run import Recorder, make, network, tiny_run, train
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from app.config.schema.hooks import EMAConf
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 from app.errors import CheckpointError
-from app.hooks.base import Hook
-from app.schema.hooks import EMAConf
-from app.state import Run, StepInfo
 
 
 class Reference(Hook):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_run import make, tiny_run, train
 
-from app.dist import World
-from app.hooks.base import Hook
+from app.config.schema.hooks import EmptyCacheConf
+from app.core.hook import Hook
+from app.core.ranks import World
+from app.core.state import Run, StepInfo
 from app.hooks.empty_cache import EmptyCache
-from app.schema.hooks import EmptyCacheConf
-from app.state import Run, StepInfo
 
 
 @pytest.mark.parametrize(

@@ -125,9 +125,9 @@ def test_what_stops_a_run(arguments: list[str], code: int, message: str) -> None
 
 def test_rollback_through_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step, the first time it is done, leaves NaN weights behind."""
-    import app.engine
+    import app.engine.loop
 
-    original = app.engine.make_train_step
+    original = app.engine.loop.make_train_step
 
     def spoiled(*arguments: Any) -> Any:
         step, state = original(*arguments), arguments[0].state
@@ -144,7 +144,7 @@ def test_rollback_through_the_command_line(monkeypatch: pytest.MonkeyPatch) -> N
     spoiled.done = False  # type: ignore[attr-defined]
     hooks = ["hooks=[default,nan_guard]", "hooks.nan_guard.policy=rollback", "hooks.nan_guard.interval=1"]
     with monkeypatch.context() as patch:
-        patch.setattr(app.engine, "make_train_step", spoiled)
+        patch.setattr(app.engine.loop, "make_train_step", spoiled)
         rolled = run("rolled", *hooks, "hooks.checkpoint.async_save=false")
     assert spoiled.done  # type: ignore[attr-defined]
     assert checkpoint(rolled, "epoch_4")["hooks"]["nan_guard"]["rollbacks"] == 1

@@ -12,10 +12,10 @@ import torch
 from tiny_run import Recorder, make, tiny_run, train
 from torch import nn
 
+from app.config.schema.hooks import EMAConf, NanGuardConf
+from app.core.hook import Hook
+from app.core.state import Run, StepInfo
 from app.errors import DataError
-from app.hooks.base import Hook
-from app.schema.hooks import EMAConf, NanGuardConf
-from app.state import Run, StepInfo
 
 Spoil = Callable[[torch.Tensor], torch.Tensor]
 

@@ -9,9 +9,9 @@ from tiny_run import Recorder, make, network, tiny_run, train
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from app.config.schema.hooks import EMAConf, PreciseBNConf
+from app.core.state import Run
 from app.hooks.precise_bn import recompute
-from app.schema.hooks import EMAConf, PreciseBNConf
-from app.state import Run
 
 
 def expected(run: Run, weights: dict[str, torch.Tensor], epoch: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_run
 
+from app.core.state import Run
 from app.hooks.preempt import SIGNALS, Preempt
-from app.state import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_run import make, tiny_run, train
 
-from app.dist import World
-from app.schema.hooks import ProfilerConf
+from app.config.schema.hooks import ProfilerConf
+from app.core.ranks import World
 
 
 def trace(path: Path) -> list[dict[str, Any]]:

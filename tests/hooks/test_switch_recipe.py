@@ -8,10 +8,10 @@ import torch
 from tiny_run import Recorder, make, tiny_run, train
 
 from app.config.data_rules import augmentation
+from app.config.schema.hooks import SwitchRecipeConf
+from app.core.state import Run
 from app.errors import ConfigError
-from app.loss import build_loss
-from app.schema.hooks import SwitchRecipeConf
-from app.state import Run
+from app.metrics.losses import build_loss
 
 SCHEDULE = [
     {"epoch": 1, "augment": ["flip"], "batch_augment": {"mixup": {"alpha": 0.2}}},

@@ -8,8 +8,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from tiny_run import Recorder, make, tiny_run, train
 
-from app.dist import World
-from app.schema.hooks import PreciseBNConf, SyncBuffersConf
+from app.config.schema.hooks import PreciseBNConf, SyncBuffersConf
+from app.core.ranks import World
 
 
 def two_ranks(rank: int, folder: str) -> None:
@@ -54,7 +54,7 @@ def test_a_single_process_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_runs_before_the_average_is_taken() -> None:
-    from app.hooks.base import priority_of
-    from app.schema.hooks import EMAConf
+    from app.config.schema.hooks import EMAConf
+    from app.core.hook import priority_of
 
     assert priority_of(make(SyncBuffersConf())) < priority_of(make(EMAConf())) < priority_of(make(PreciseBNConf()))

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from tiny_run import make
 
+from app.config.schema.hooks import VisualizationConf
 from app.hooks import visualization
 from app.hooks.visualization import verdict
-from app.metrics import Evaluation
-from app.schema.hooks import VisualizationConf
+from app.metrics.metrics import Evaluation
 from app.visualizer import draw, jsonl
 
 RunApp = Callable[..., Path]

@@ -13,11 +13,11 @@ import torch
 from hydra.utils import get_class
 from torch import nn
 
-from app.dist import World
-from app.engine import fit
-from app.hooks.base import Hook
-from app.rng import order, uniforms
-from app.state import Batch, Run, StepBatch, TrainState
+from app.core.hook import Hook
+from app.core.ranks import World
+from app.core.rng import order, uniforms
+from app.core.state import Batch, Run, StepBatch, TrainState
+from app.engine.loop import fit
 
 CLASSES = ("a", "b", "c")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from app import report
+from app.launch import report
 from app.launch.page import as_script, failures, groups, render
-from app.report import main, read_sweep, write_report
+from app.launch.report import main, read_sweep, write_report
 
 
 def make_point(sweep: Path, name: str, axes: dict[str, Any], state: str, curve: list[float], **record: Any) -> Path:

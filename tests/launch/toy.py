@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from app.config.command_line import CONF
+from app.config.schema import register
 from app.errors import DataError
 from app.launch import plugins
-from app.schema import register
 
 KILLED, RAISING, LEAVING, ENDLESS, REQUEUED = 100_000, 200_000, 300_000, 400_000, 500_000
 """What a job does whose batch size is this or a little more, instead of sleeping that many milliseconds."""

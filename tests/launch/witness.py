@@ -4,8 +4,8 @@ import hashlib
 import time
 from typing import Any
 
-from app.hooks.base import Hook
-from app.state import Run
+from app.core.hook import Hook
+from app.core.state import Run
 
 
 class Witness(Hook):

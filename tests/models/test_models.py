@@ -9,13 +9,13 @@ import pytest
 import torch
 from hydra.utils import get_method
 
+from app.config.schema.model import MODELS
 from app.errors import ConfigError
 from app.models.lenet import LeNet5
 from app.models.mlp import MLP
 from app.models.resnet_cifar import resnet_cifar
 from app.models.small_cnn import SmallCNN
 from app.models.torchvision_model import torchvision_model
-from app.schema.model import MODELS
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - {"custom"}))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.dist import World
+from app.core.ranks import World
 from app.visualizer import fanout
 from app.visualizer.fanout import Fanout, build
 

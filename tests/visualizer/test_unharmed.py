@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app import checkpoint
+from app.checkpoint import contents
 from app.visualizer import jsonl
 
 RunApp = Callable[..., Path]
@@ -24,7 +24,7 @@ CLOCKS = ("time", "seconds", "train/time", "train/data_time", "train/images_per_
 
 def weights(folder: Path) -> dict[str, Any]:
     return {
-        name: tensor.tolist() for name, tensor in checkpoint.load(folder / "checkpoints/epoch_2.pth")["model"].items()
+        name: tensor.tolist() for name, tensor in contents.load(folder / "checkpoints/epoch_2.pth")["model"].items()
     }
 
 

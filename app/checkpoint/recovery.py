@@ -1,0 +1,109 @@
+"""Finding the checkpoint to go on from: the newest intact one, and what to do about those that are not."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from app.checkpoint import manifest as manifests
+from app.checkpoint.manifest import Manifest
+from app.checkpoint.store import DELETED, Store
+from app.checkpoint.writer import temporaries
+from app.errors import CheckpointError
+
+DAMAGED = ".damaged"
+
+logger = logging.getLogger(__name__)
+
+
+def newest_intact(folder: Path) -> Manifest | None:
+    """The newest checkpoint by step whose file is what was written; None when there is nothing at all.
+
+    Damaged ones are named in one warning and set aside as `*.damaged`.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none that can be resumed from.
+        UnreadableError: the system does not let one be read that may be the newest.
+    """
+    candidates: list[Manifest] = []
+    damaged: dict[str, str] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            candidates.append(manifests.read(path))
+        except manifests.NotDamagedError:
+            raise
+        except CheckpointError as error:
+            damaged[path.stem] = str(error)
+    weights = [each for each in candidates if each.kind != "full"]
+    found = None
+    for each in sorted(candidates, key=lambda each: each.order, reverse=True):
+        if each.kind != "full":
+            continue
+        try:
+            manifests.verify(folder, each)
+        except manifests.NotDamagedError:
+            raise
+        except CheckpointError as error:
+            damaged[each.stem] = str(error)
+            continue
+        found = each
+        break
+    if found is not None:
+        if damaged:
+            logger.warning("%s; set aside, going on from %s", "; ".join(damaged.values()), folder / found.name)
+            for stem in damaged:
+                _set_aside(folder, stem)
+        return found
+    _refuse_silent_start(folder, list(damaged.values()), weights)
+    return None
+
+
+def manifest_of(path: Path) -> Manifest | None:
+    """The manifest of a checkpoint file, also of `best.pth`; None when it has none.
+
+    Raises:
+        CheckpointError: the manifest is damaged.
+    """
+    real = path.resolve()
+    own = real.with_suffix(".json")
+    if own.exists():
+        found = manifests.read(own)
+        return found if found.name == real.name else None
+    if real.name.startswith("best"):  # a hard link, or a copy, where there are no symbolic links
+        size = real.stat().st_size
+        for each in Store(real.parent).manifests():
+            if each.size == size and each.best is not None and manifests.hash_file(real) == each.sha256:
+                return replace(each, name=real.name)
+    return None
+
+
+def _refuse_silent_start(folder: Path, damaged: list[str], weights: list[Manifest]) -> None:
+    """Raises CheckpointError when there is something that looks like a checkpoint: never from zero in silence."""
+    if weights and not damaged:
+        newest = folder / max(weights, key=lambda each: each.order).name
+        raise CheckpointError(
+            f"{newest} holds weights only (hooks.checkpoint.save_optimizer=false) and cannot be resumed from; "
+            f"start from its weights with resume=false load_from={newest}"
+        )
+    pending = {name.removesuffix(".json") for _, name in temporaries(folder)}
+    pending |= {path.name.removesuffix(f".json{DELETED}") for path in folder.glob(f"*.json{DELETED}")}
+    orphans = [path for path in folder.glob("*.pth") if not path.is_symlink() and path.stem not in pending]
+    problems = damaged + [f"{path} has no manifest" for path in orphans if f"{path.stem}.json" not in damaged]
+    problems += [f"{path} was set aside as damaged" for path in sorted(folder.glob(f"*.pth{DAMAGED}"))]
+    if problems:
+        raise CheckpointError(
+            f"no intact checkpoint in {folder}: " + "; ".join(problems) + ". Start over with resume=false, "
+            "or name a checkpoint file with resume=PATH"
+        )
+
+
+def _set_aside(folder: Path, stem: str) -> None:
+    for suffix in (".json", ".pth"):
+        path = folder / f"{stem}{suffix}"
+        with suppress(FileNotFoundError):
+            try:
+                path.replace(path.with_name(path.name + DAMAGED))
+            except PermissionError:
+                logger.warning("cannot rename %s: no permission", path)

@@ -1,0 +1,232 @@
+"""The checkpoint folder of a run: durable saves, the newest intact one, the best ones, pruning.
+
+    epoch_3.pth  epoch_3.json                        a checkpoint and its manifest
+    best_top1_epoch_3.pth  best_top1_epoch_3.json    the best by a metric: a hard link, or the only copy off schedule
+    best.pth -> best_top1_epoch_3.pth                the name for people
+    epoch_2.json.deleted, .epoch_3.json.417.tmp      left by a crash: undone at the next start
+    epoch_1.pth.damaged                              set aside, never deleted
+
+A manifest is committed last and removed first, so every crash leaves the previous checkpoint or the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.checkpoint import manifest as manifests
+from app.checkpoint.manifest import Manifest
+from app.checkpoint.tree import tensor_bytes
+from app.checkpoint.writer import check_space, save_error, sync_folder, temporaries, write_temporary
+from app.errors import CannotWrite, CheckpointError
+
+DELETED = ".deleted"
+MARGIN_BYTES = 1 << 20
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Save:
+    """What to write, and as what."""
+
+    stem: str
+    """File name without `.pth`; a name that is taken gets a number."""
+    step: int
+    epoch: int
+    evaluated: int
+    kind: str
+    periodic: bool
+    """Keep it by its own name; false: only as the best by `best`."""
+    best: Sequence[str] = ()
+    """Metrics that this is the best checkpoint by."""
+    metrics: Mapping[str, float] | None = None
+    config_sha256: str = ""
+
+
+class Store:
+    """Writes into one checkpoint folder. One process at a time: whoever holds the run folder."""
+
+    def __init__(self, folder: Path, metrics: Sequence[str] = (), keep: int = -1) -> None:
+        """Nothing is touched before `open`.
+
+        Args:
+            folder: of the checkpoints.
+            metrics: that a best checkpoint is kept by; the first one's is `best.pth`.
+            keep: how many periodic checkpoints to keep; below 1: all.
+        """
+        self.folder, self.metrics, self.keep = folder, tuple(metrics), keep
+
+    def open(self) -> None:
+        """Makes the folder, tries to write into it, and undoes what a crash left half done.
+
+        Raises:
+            CannotWrite: with path, user and mode.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".probe.{os.getpid()}.tmp"
+            probe.write_bytes(b"")
+            probe.unlink()
+            self._clean()
+        except OSError as error:
+            mode = f"mode {self.folder.stat().st_mode & 0o777:o}, " if self.folder.exists() else ""
+            raise CannotWrite(
+                f"cannot write checkpoints to {self.folder.absolute()}: {error.strerror} ({mode}uid {os.getuid()}); "
+                "choose another hooks.checkpoint.out_dir or output_root"
+            ) from error
+
+    def manifests(self) -> list[Manifest]:
+        """All readable ones, oldest first."""
+        found = []
+        for path in self.folder.glob("*.json"):
+            with suppress(CheckpointError):
+                found.append(manifests.read(path))
+        return sorted(found, key=lambda each: each.order)
+
+    def save(self, state: Mapping[str, Any], entry: Save) -> str:
+        """Writes `state`, commits it under all its names, then prunes; returns the file name.
+
+        Raises:
+            SaveError: nothing of it exists then, unless the error came after the commit.
+        """
+        stems = [f"best_{slug(metric)}_{entry.stem}" for metric in entry.best] + [entry.stem] * entry.periodic
+        stems = [self._free(stem) for stem in stems]
+        path = self.folder / f"{stems[-1]}.pth"
+        needed_bytes = tensor_bytes(state) + MARGIN_BYTES
+        try:
+            check_space(path, needed_bytes)
+            temporary, digest = write_temporary(path, lambda file: torch.save(state, file))  # type: ignore[arg-type]
+            common = Manifest(
+                name=path.name,
+                size=digest.size,
+                sha256=digest.sha256,
+                step=entry.step,
+                epoch=entry.epoch,
+                evaluated=entry.evaluated,
+                kind=entry.kind,
+                config_sha256=entry.config_sha256,
+                metrics=dict(entry.metrics or {}),
+            )
+            best = [
+                replace(common, name=f"{stem}.pth", best=metric, periodic=False)
+                for stem, metric in zip(stems, entry.best, strict=False)
+            ]
+            self._commit(temporary, best + [common] * entry.periodic)
+        except OSError as error:
+            raise save_error(path, error, needed_bytes) from error
+        self._prune(common, {each.name for each in best}, entry.best)
+        return path.name
+
+    def _commit(self, temporary: Path, entries: Sequence[Manifest]) -> None:
+        """Gives the data of `temporary` its names, and each name its manifest; the last entry's comes last."""
+        intents: list[Path] = []
+        try:
+            for entry in entries:  # on disk before the data has a name: an orphan can be told from a foreign file
+                text = entry.text().encode()
+                intents.append(write_temporary(self._json(entry), lambda file, text=text: file.write(text))[0])  # type: ignore[misc]
+            primary = self.folder / entries[-1].name
+            temporary.replace(primary)
+            for entry in entries[:-1]:
+                _link_or_copy(primary, self.folder / entry.name)
+            for intent, entry in zip(intents, entries, strict=True):
+                intent.replace(self._json(entry))
+            for entry in entries:
+                if entry.best is not None:
+                    self._point(entry)
+            sync_folder(self.folder)
+        except BaseException:
+            for entry in entries:
+                if not self._json(entry).exists():
+                    _discard(self.folder / entry.name)
+            for path in (temporary, *intents):
+                _discard(path)
+            raise
+
+    def _point(self, best: Manifest) -> None:
+        """Lets `best.pth`, or `best_METRIC.pth` after the first metric, name this checkpoint."""
+        if best.best not in self.metrics:
+            return
+        name = "best.pth" if self.metrics.index(best.best) == 0 else f"best_{slug(best.best)}.pth"
+        link, temporary = self.folder / name, self.folder / f".{name}.{os.getpid()}.tmp"
+        if link.is_symlink() and os.readlink(link) == best.name:
+            return
+        try:
+            _discard(temporary)
+            try:
+                temporary.symlink_to(best.name)
+            except OSError:
+                _link_or_copy(self.folder / best.name, temporary)
+            temporary.replace(link)
+        except OSError as error:
+            logger.warning("cannot let %s name %s: %s", link, best.name, error.strerror)
+        finally:
+            _discard(temporary)  # rename does nothing between two hard links of one file
+
+    def _prune(self, newest: Manifest, best_names: set[str], best_metrics: Sequence[str]) -> None:
+        present = self.manifests()
+        periodic = [each for each in present if each.periodic and each.order < newest.order]
+        kept = self.keep - newest.periodic
+        surplus = periodic[: max(len(periodic) - kept, 0)] if self.keep > 0 else []
+        surplus += [each for each in present if each.best in best_metrics and each.name not in best_names]
+        for each in surplus:
+            try:
+                self._remove(each)
+            except OSError as error:
+                logger.warning("cannot delete %s: %s", self.folder / each.name, error.strerror)
+
+    def _remove(self, entry: Manifest) -> None:
+        marker = self._json(entry).with_suffix(".json" + DELETED)
+        self._json(entry).replace(marker)
+        (self.folder / entry.name).unlink(missing_ok=True)
+        marker.unlink()
+
+    def _clean(self) -> None:
+        for path, name in temporaries(self.folder):
+            if name.endswith(".json") and not (self.folder / name).exists():
+                _discard(self.folder / f"{name.removesuffix('.json')}.pth")
+            path.unlink()
+        for marker in self.folder.glob(f"*.json{DELETED}"):
+            if not (manifest := marker.with_suffix("")).exists():
+                _discard(manifest.with_suffix(".pth"))
+            marker.unlink()
+        for entry in self.manifests():
+            if entry.best is not None and (self.folder / entry.name).exists():
+                self._point(entry)
+
+    def _free(self, stem: str) -> str:
+        names = [stem, *(f"{stem}_{number}" for number in range(2, 1000))]
+        return next(
+            name for name in names if not any((self.folder / f"{name}{end}").exists() for end in (".pth", ".json"))
+        )
+
+    def _json(self, entry: Manifest) -> Path:
+        return self.folder / f"{entry.stem}.json"
+
+
+def slug(metric: str) -> str:
+    """A metric's name as part of a file name: without its phase, safe characters only."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", metric.partition("/")[2] or metric)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        with open(target, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()

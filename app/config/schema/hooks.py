@@ -1,0 +1,254 @@
+"""The configuration of every hook. One dataclass a hook; the field names are the constructor's arguments."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import II, MISSING
+
+from app.config.schema.knob import knob
+
+PRIORITIES = {
+    "HIGHEST": 0,
+    "VERY_HIGH": 10,
+    "HIGH": 30,
+    "ABOVE_NORMAL": 40,
+    "NORMAL": 50,
+    "BELOW_NORMAL": 60,
+    "LOW": 70,
+    "VERY_LOW": 90,
+    "LOWEST": 100,
+}
+"""The names that `hooks.NAME.priority` takes beside a number; lower runs first (MMEngine's table)."""
+
+
+@dataclass(eq=False, repr=False)
+class HookConf:
+    """What every hook has."""
+
+    _target_: str = MISSING
+    """The class to build."""
+    priority: int | str = 50
+    """Place in the call order: 0 to 100, or HIGHEST, VERY_HIGH, HIGH, ABOVE_NORMAL, NORMAL, BELOW_NORMAL, LOW, VERY_LOW, LOWEST; lower runs first."""
+
+
+@dataclass(eq=False, repr=False)
+class CheckpointConf(HookConf):
+    """Save the whole training state, durably."""
+
+    _target_: str = "app.hooks.checkpoint.Checkpoint"
+    priority: int | str = "VERY_LOW"
+    interval: int = knob(1, ge=-1)
+    """Save every so many epochs (iterations when by_epoch=false). -1: no checkpoint is ever written."""
+    by_epoch: bool = II("train.by_epoch")
+    """The unit of interval and save_begin; follows train.by_epoch unless set."""
+    every_minutes: float | None = knob(None, gt=0)
+    """Also save when this many minutes have passed since the last save. null: off."""
+    out_dir: str | None = None
+    """Root folder for checkpoints; they go to a sub-folder named after the run. null: checkpoints/ in the run folder."""
+    max_keep_ckpts: int = knob(-1, ge=-1)
+    """How many periodic checkpoints to keep; -1 or 0: all."""
+    save_best: Any = None
+    """A metric name, a list of names, or `auto` (the first metric): keep the best by each. null: off."""
+    rule: Any = None
+    """`greater` or `less`, one or a list as long as save_best. null: known from the metric itself."""
+    save_last: bool = True
+    """Also save at the end, at an early stop and when interrupted."""
+    save_begin: int = knob(0, ge=0)
+    """No periodic save before this epoch (iteration)."""
+    save_optimizer: bool = True
+    """false: weights only, which cannot be resumed from."""
+    filename: str | None = None
+    """File name with one pair of braces for the number. null: `epoch_{}` or `iter_{}`."""
+    async_save: bool = True
+    """Write in the background; the loop waits for the snapshot only."""
+
+
+@dataclass(eq=False, repr=False)
+class LoggerConf(HookConf):
+    """One line of numbers every so many iterations, to console, file and trackers."""
+
+    _target_: str = "app.hooks.logger.Logger"
+    priority: int | str = "BELOW_NORMAL"
+    interval: int = knob(10, ge=1)
+    """A line every so many iterations; the last iteration of the run and of an epoch shorter than this is always logged."""
+
+
+@dataclass(eq=False, repr=False)
+class ClassNumCheckConf(HookConf):
+    """Compare the model's outputs with the data set's classes before training."""
+
+    _target_: str = "app.hooks.class_num_check.ClassNumCheck"
+
+
+@dataclass(eq=False, repr=False)
+class PreemptConf(HookConf):
+    """On SIGTERM, SIGINT, SIGUSR1, SIGUSR2 or SIGHUP: finish the step, save, leave; a second Ctrl-C leaves at once."""
+
+    _target_: str = "app.hooks.preempt.Preempt"
+    priority: int | str = "HIGHEST"
+
+
+@dataclass(eq=False, repr=False)
+class VisualizationConf(HookConf):
+    """Draw predictions on a fixed set of validation images at every validation."""
+
+    _target_: str = "app.hooks.visualization.Visualization"
+    enable: bool = False
+    """Draw at all."""
+    interval: int = knob(1, ge=1)
+    """Draw at every so many validations."""
+    max_images: int = knob(16, ge=1, le=256)
+    """How many validation images, spread evenly over the set; the same ones every time."""
+    worst: int = knob(0, ge=0, le=256)
+    """How many images of the greatest loss to draw beside the fixed ones. 0: none."""
+    rescale_factor: float | None = knob(None, gt=0, le=64)
+    """Enlarge (or shrink) images by this before drawing. null: small images are enlarged to at least 112 pixels."""
+    show: bool = False
+    """Also open a window; ignored, with a warning, where there is no display."""
+    out_dir: str | None = None
+    """Write the single pictures into this folder too. null: only to the visualizer backends."""
+
+
+@dataclass(eq=False, repr=False)
+class EMAConf(HookConf):
+    """Keep an average of the weights and validate on it."""
+
+    _target_: str = "app.hooks.ema.EMA"
+    kind: str = knob("exponential", choices=("exponential", "annealing", "swa"))
+    """exponential: constant momentum; annealing: max(momentum, gamma / (gamma + updates)); swa: the plain mean."""
+    momentum: float = knob(2e-4, gt=0, lt=1)
+    """average = (1 - momentum) * average + momentum * weights."""
+    decay: float | None = knob(None, gt=0, lt=1)
+    """1 - momentum, for those who think so; give one of the two."""
+    gamma: int = knob(100, ge=1)
+    """Only for kind=annealing."""
+    begin_epoch: int = knob(0, ge=0)
+    """The average follows the weights exactly before this epoch."""
+    begin_iter: int = knob(0, ge=0)
+    """The same in iterations; give one of the two."""
+    update_buffers: bool = False
+    """Average the buffers (batch-norm statistics) too; false: they are copied."""
+    evaluate_on_ema: bool = True
+    """Validate and test on the average."""
+    evaluate_on_origin: bool = False
+    """Validate on the raw weights as well; with both, these metrics end in `_origin`."""
+
+
+@dataclass(eq=False, repr=False)
+class SyncBuffersConf(HookConf):
+    """Average all ranks' buffers before validation and at the end of an epoch."""
+
+    _target_: str = "app.hooks.sync_buffers.SyncBuffers"
+    priority: int | str = "ABOVE_NORMAL"
+
+
+@dataclass(eq=False, repr=False)
+class EmptyCacheConf(HookConf):
+    """Give the CUDA cache back; nothing happens on a CPU."""
+
+    _target_: str = "app.hooks.empty_cache.EmptyCache"
+    before_epoch: bool = False
+    """At the start of each epoch."""
+    after_epoch: bool = True
+    """At the end of each epoch."""
+    after_iter: bool = False
+    """After each iteration."""
+
+
+@dataclass(eq=False, repr=False)
+class EarlyStopConf(HookConf):
+    """Stop when a metric no longer improves; the last checkpoint is saved."""
+
+    _target_: str = "app.hooks.early_stop.EarlyStop"
+    priority: int | str = "LOWEST"
+    monitor: str = "auto"
+    """The metric to watch; auto: the first one."""
+    rule: str | None = knob(None, choices=("greater", "less"))
+    """Which direction is better. null: known from the metric itself."""
+    min_delta: float = knob(0.0, ge=0)
+    """The least change that counts as an improvement, in the metric's own unit."""
+    patience: int = knob(5, ge=0)
+    """How many validations without improvement to wait for."""
+    check_finite: bool = True
+    """Stop when the metric is not finite."""
+    threshold: float | None = None
+    """Stop as soon as the metric is at least this good. null: off."""
+
+
+@dataclass(eq=False, repr=False)
+class NanGuardConf(HookConf):
+    """What to do when the loss or the gradients are not finite."""
+
+    _target_: str = "app.hooks.nan_guard.NanGuard"
+    priority: int | str = "LOWEST"
+    policy: str = knob("stop", choices=("stop", "skip", "rollback"))
+    """stop: leave with code 65; skip: do not apply a step with non-finite gradients; rollback: return to the last checkpoint, then skip."""
+    interval: int = knob(10, ge=1)
+    """Look every so many iterations (looking makes the device wait), and at each epoch's end; policy=skip waits at every one."""
+    max_bad: int = knob(1, ge=1)
+    """How many bad looks in a row before the policy acts; skip: stop after max_bad * interval skipped steps in a row."""
+    max_rollbacks: int = knob(3, ge=1)
+    """After so many rollbacks the run stops."""
+
+
+@dataclass(eq=False, repr=False)
+class PreciseBNConf(HookConf):
+    """Recompute batch-norm statistics on training data before validation."""
+
+    _target_: str = "app.hooks.precise_bn.PreciseBN"
+    priority: int | str = "BELOW_NORMAL"
+    num_samples: int = knob(8192, ge=1)
+    """How many training samples."""
+    interval: int = knob(1, ge=1)
+    """At every so many validations."""
+
+
+@dataclass(eq=False, repr=False)
+class SwitchRecipeConf(HookConf):
+    """Change the augmentation or the loss from an epoch on; replayed on resume."""
+
+    _target_: str = "app.hooks.switch_recipe.SwitchRecipe"
+    priority: int | str = "HIGH"
+    schedule: list[Any] = knob([])
+    """A list of {epoch: first epoch (0-based), augment: like data.augment, batch_augment: like data.batch_augment, loss: like loss}."""
+
+
+@dataclass(eq=False, repr=False)
+class ProfilerConf(HookConf):
+    """A torch.profiler trace into the run folder."""
+
+    _target_: str = "app.hooks.profiler.Profiler"
+    priority: int | str = "VERY_LOW"
+    wait: int = knob(5, ge=0)
+    """Iterations before the profiler starts."""
+    warmup: int = knob(1, ge=0)
+    """Iterations that warm the profiler up."""
+    active: int = knob(3, ge=1)
+    """Iterations recorded."""
+    repeat: int = knob(1, ge=1)
+    """How many such cycles."""
+    record_shapes: bool = False
+    """Record the shapes of the operators' inputs."""
+    profile_memory: bool = False
+    """Record allocations."""
+    with_stack: bool = False
+    """Record Python stacks."""
+    with_flops: bool = False
+    """Estimate the FLOPs of convolutions and matrix products, a column of the table of operators."""
+
+
+HOOKS: dict[str, type] = {
+    "checkpoint": CheckpointConf,
+    "logger": LoggerConf,
+    "class_num_check": ClassNumCheckConf,
+    "preempt": PreemptConf,
+    "visualization": VisualizationConf,
+    "ema": EMAConf,
+    "sync_buffers": SyncBuffersConf,
+    "empty_cache": EmptyCacheConf,
+    "early_stop": EarlyStopConf,
+    "nan_guard": NanGuardConf,
+    "precise_bn": PreciseBNConf,
+    "switch_recipe": SwitchRecipeConf,
+    "profiler": ProfilerConf,
+}

@@ -1,0 +1,124 @@
+"""The configuration of models, losses and metrics."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from app.config.schema.knob import knob
+
+
+@dataclass(eq=False, repr=False)
+class InitConf:
+    """Pretrained weights that a new model starts from; not read when a checkpoint is resumed."""
+
+    checkpoint: str | None = None
+    """Path or http(s):// address of a .pth, .pt or .safetensors file. null: random weights."""
+    prefix: str | None = None
+    """Take only the entries that begin with this (`backbone.`), without it."""
+
+
+@dataclass(eq=False, repr=False)
+class ModelConf:
+    """What every model has."""
+
+    _target_: str = MISSING
+    """The class or function that makes the torch.nn.Module."""
+    num_classes: int | None = knob(None, ge=1)
+    """Outputs. null: the data set's classes."""
+    in_channels: int | None = knob(None, ge=1)
+    """Image channels. null: the data set's."""
+    init: InitConf = field(default_factory=InitConf)
+
+
+@dataclass(eq=False, repr=False)
+class LeNet5Conf(ModelConf):
+    """LeNet-5 (LeCun et al., 1998) with ReLU and max-pooling, for 28x28 or 32x32 images."""
+
+    _target_: str = "app.models.lenet.LeNet5"
+
+
+@dataclass(eq=False, repr=False)
+class SmallCNNConf(ModelConf):
+    """Three convolutions with batch norm and a global pool; for images from 8x8 up."""
+
+    _target_: str = "app.models.small_cnn.SmallCNN"
+    width: int = knob(32, ge=1)
+    """Channels of the first convolution; the following have twice and four times as many."""
+    dropout: float = knob(0.1, ge=0, lt=1)
+    """Dropout before the last layer."""
+
+
+@dataclass(eq=False, repr=False)
+class MLPConf(ModelConf):
+    """A multilayer perceptron on flattened images."""
+
+    _target_: str = "app.models.mlp.MLP"
+    hidden: list[int] = knob([128], ge=1)
+    """Sizes of the hidden layers."""
+    image_size: int | None = knob(None, ge=1)
+    """Side of the images. null: the data set's."""
+    dropout: float = knob(0.0, ge=0, lt=1)
+    """Dropout after each hidden layer."""
+
+
+@dataclass(eq=False, repr=False)
+class ResNetCifarConf(ModelConf):
+    """torchvision's ResNet with a 3x3 stem and no first pooling, for 32x32 images."""
+
+    _target_: str = "app.models.resnet_cifar.resnet_cifar"
+    depth: int = knob(18, choices=(18, 34, 50))
+    """Layers."""
+
+
+@dataclass(eq=False, repr=False)
+class TorchvisionModelConf(ModelConf):
+    """Any classification model of torchvision by its name."""
+
+    _target_: str = "app.models.torchvision_model.torchvision_model"
+    name: str = MISSING
+    """resnet18, convnext_tiny, vit_b_16, …"""
+    args: Any = None
+    """A mapping with more arguments of that model. null: none."""
+
+
+MODELS: dict[str, type] = {
+    "lenet5": LeNet5Conf,
+    "small_cnn": SmallCNNConf,
+    "mlp": MLPConf,
+    "resnet_cifar": ResNetCifarConf,
+    "torchvision": TorchvisionModelConf,
+    "custom": ModelConf,
+}
+
+
+@dataclass(eq=False, repr=False)
+class LossConf:
+    """What the model is trained to lessen."""
+
+    kind: str = knob("cross_entropy", choices=("cross_entropy", "bce"))
+    """cross_entropy: one class an image (or soft targets); bce: independent yes/no per class (multi-label, or one-hot)."""
+    label_smoothing: float = knob(0.0, ge=0, lt=1)
+    """Part of the target mass spread over all classes."""
+
+
+@dataclass(eq=False, repr=False)
+class MetricsConf:
+    """What an evaluation reports, besides its mean loss."""
+
+    topk: list[int] = knob([1], ge=1)
+    """Top-k accuracies, as fractions: `val/top1`, …; the first is the run's metric unless another is monitored."""
+    average: list[str] = knob(["macro"], choices=("macro", "micro", "weighted"))
+    """Averages of precision, recall and F1: `val/precision`, `val/recall`, `val/f1` for the first, `_micro`, … for the others."""
+    per_class: bool = True
+    """Write precision, recall, F1 and support of each class."""
+    confusion: bool = True
+    """Write the confusion matrix."""
+    monitor: str = "auto"
+    """The metric that the command returns to a sweeper and that `auto` means elsewhere; auto: the first of topk."""
+    rule: str | None = knob(None, choices=("greater", "less"))
+    """Which direction of `monitor` is better. null: known from the metric itself."""
+    threshold: float = knob(0.5, gt=0, lt=1)
+    """Multi-label: probability from which a class counts as predicted."""
+    extra: Any = None
+    """More torchmetrics by name: {kappa: {_target_: torchmetrics.CohenKappa, task: multiclass}}; num_classes is filled in."""

@@ -1,0 +1,125 @@
+"""Where a run came from: command line, code, packages, machine. Written into its folder at every launch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from app.runs.folder import ENVIRONMENT, job_id, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+PACKAGES = ("torch", "torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "submitit", "wandb", "timm")
+RUNS_AGAIN = ("data", "model", "metrics", "name", "output_root", "trusted_packages")
+"""Sections and keys without which a test would not find, or not measure, the same."""
+SECRET = re.compile(r"((?:key|token|secret|password|passwd)[\w.-]*=)\S+", re.IGNORECASE)
+
+
+def output_dir() -> str:
+    """The run folder that Hydra made for this job."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return str(HydraConfig.get().runtime.output_dir)
+
+
+def write(folder: Path, device: torch.device) -> None:
+    """`environment.json`, and `code.diff` of uncommitted changes, beside this launch's configuration snapshot."""
+    from hydra.core.hydra_config import HydraConfig
+
+    config = HydraConfig.get()
+    snapshot = folder / config.output_subdir if config.output_subdir else folder
+    commit, diff = git_state()
+    if diff:
+        (snapshot / "code.diff").write_text(diff)
+    write_json(
+        folder / ENVIRONMENT,
+        ({} if (job := job_id()) is None else {"job": job})
+        | {
+            "command": SECRET.sub(r"\1***", " ".join(sys.argv)),
+            "overrides": overrides(),
+            "launched": datetime.now().isoformat(timespec="seconds"),
+            "directory": str(Path.cwd()),
+            "git_commit": commit,
+            "git_dirty": bool(diff),
+            "versions": versions(),
+            "machine": machine(device),
+        },
+    )
+
+
+def git_state() -> tuple[str | None, str]:
+    """The commit of the code and the uncommitted changes of tracked files; None without git."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, errors="replace", timeout=10, check=True
+        ).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return None, ""
+
+
+def versions() -> dict[str, str]:
+    """Python's and the installed ones of the packages that matter."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Host, processor and device."""
+    import torch
+
+    described: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+        described["cuda"] = torch.version.cuda
+    return described
+
+
+def overrides() -> list[str]:
+    """The overrides of this launch as they were typed, without `resume`: what they take from the environment may be
+    secret."""
+    from hydra.core.hydra_config import HydraConfig
+
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    return [str(word) for word in typed if not str(word).startswith("resume=")]
+
+
+def choices() -> str:
+    """The overrides of this launch that a test needs again, each with a space behind it: data, model, group options."""
+    from hydra.core.hydra_config import HydraConfig
+
+    groups = HydraConfig.get().runtime.choices
+
+    def needed(word: str) -> bool:
+        key = word.partition("=")[0].lstrip("+~")
+        return key in groups or key.partition(".")[0] in RUNS_AGAIN
+
+    return "".join(f"{shlex.quote(word)} " for word in overrides() if needed(word))
