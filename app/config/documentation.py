@@ -1,10 +1,8 @@
-"""The schema's keys with what is written about them: type, default, range, the text under the field."""
+"""The schema's keys with what is written about them: type, default, range, text."""
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -27,30 +25,18 @@ class Key:
 @cache
 def keys_of(schema: type) -> tuple[Key, ...]:
     """The keys of a dataclass that are no sections, the class's own after the inherited ones."""
-    docs = documentation(schema)
     return tuple(
-        Key(field.name, _type_text(field), _default_text(field), _limits_text(field), docs.get(field.name, ""))
+        Key(
+            field.name, _type_text(field), _default_text(field), _limits_text(field), str(field.metadata.get("doc", ""))
+        )
         for field in fields(schema)
         if field.name != "_target_" and not is_dataclass(field.default_factory)
     )
 
 
-@cache
-def documentation(schema: type) -> dict[str, str]:
-    """Field name -> the string literal under it, as Sphinx reads attribute docstrings; base classes included."""
-    found: dict[str, str] = {}
-    for owner in reversed(schema.__mro__[:-1]):
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-        assert isinstance(definition, ast.ClassDef)
-        for statement, following in zip(definition.body, definition.body[1:], strict=False):
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and isinstance(following, ast.Expr)
-                and isinstance(following.value, ast.Constant)
-            ):
-                found[statement.target.id] = " ".join(str(following.value.value).split())
-    return found
+def doc_of(field: Field[Any]) -> str:
+    """The text that its knob has."""
+    return str(field.metadata.get("doc", ""))
 
 
 def _type_text(field: Field[Any]) -> str:
@@ -90,4 +76,4 @@ def _default_text(field: Field[Any]) -> str:
 def _limits_text(field: Field[Any]) -> str:
     if "choices" in field.metadata:
         return "one of " + ", ".join(show(choice) for choice in field.metadata["choices"])
-    return range_text(field.metadata) if field.metadata else ""
+    return range_text(field.metadata) if field.metadata.keys() - {"doc"} else ""

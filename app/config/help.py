@@ -8,7 +8,7 @@ from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from app.config.command_line import CONF
-from app.config.documentation import Key, documentation, keys_of
+from app.config.documentation import Key, doc_of, keys_of
 from app.config.schema import GROUPS
 from app.config.schema.data import AUGMENTS, BATCH_AUGMENTS
 from app.config.schema.launcher import LAUNCHERS
@@ -62,8 +62,7 @@ def overview() -> str:
     lines += [_wrapped(f"  {'hydra/launcher':<15}", ", ".join(LAUNCHERS)), "", "Other keys:"]
     sections = [field for field in fields(AppConf) if is_dataclass(field.default_factory)]
     plain = [field for field in fields(AppConf) if field not in sections and field.name not in GROUPS]
-    docs = documentation(AppConf)
-    lines += [_wrapped(f"  {field.name:<17}", docs.get(field.name, "")) for field in plain]
+    lines += [_wrapped(f"  {field.name:<17}", doc_of(field)) for field in plain]
     for section in sections:
         names = [field.name for field in fields(section.default_factory)]  # type: ignore[arg-type]
         lines.append(_wrapped(f"  {section.name + '.':<17}", ", ".join(names)))
@@ -137,8 +136,8 @@ def all_keys() -> Iterator[tuple[str, Key]]:
 
 
 def _group_text(group: str) -> str:
-    docs = documentation(AppConf)
-    lines = [f"{group}: {docs.get(group, '').partition(':')[0]}. Options: {', '.join(options(group))}"]
+    doc = next(doc_of(field) for field in fields(AppConf) if field.name == group)
+    lines = [f"{group}: {doc.partition(':')[0]}. Options: {', '.join(options(group))}"]
     nodes = GROUPS[group]
     if group in ("hooks", "visualizer"):
         for name, node in nodes.items():

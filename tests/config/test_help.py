@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from invocation import Terminal
 
 from app.config import help as app_help
 from app.config.completion import script
-from app.config.documentation import documentation
 from app.config.schema import GROUPS
 from app.errors import ConfigError
 
@@ -63,22 +61,6 @@ def test_every_topic_has_a_text() -> None:
 def test_every_key_is_documented() -> None:
     undocumented = [name for name, key in app_help.all_keys() if not key.doc]
     assert not undocumented
-
-
-def test_an_inherited_key_is_documented_by_its_nearest_owner() -> None:
-    @dataclass
-    class Base:
-        size: int = 1
-        """Of the base."""
-        other: int = 2
-        """Of the base."""
-
-    @dataclass
-    class Derived(Base):
-        size: int = 3
-        """Of the derived."""
-
-    assert documentation(Derived) == {"size": "Of the derived.", "other": "Of the base."}
 
 
 def test_completion_is_for_bash_only() -> None:

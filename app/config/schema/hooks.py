@@ -20,15 +20,15 @@ PRIORITIES = {
 }
 """The names that `hooks.NAME.priority` takes beside a number; lower runs first (MMEngine's table)."""
 
+PRIORITY = "Place in the call order: 0 to 100, or HIGHEST, VERY_HIGH, HIGH, ABOVE_NORMAL, NORMAL, BELOW_NORMAL, LOW, VERY_LOW, LOWEST; lower runs first."
+
 
 @dataclass(eq=False, repr=False)
 class HookConf:
     """What every hook has."""
 
     _target_: str = MISSING
-    """The class to build."""
-    priority: int | str = 50
-    """Place in the call order: 0 to 100, or HIGHEST, VERY_HIGH, HIGH, ABOVE_NORMAL, NORMAL, BELOW_NORMAL, LOW, VERY_LOW, LOWEST; lower runs first."""
+    priority: int | str = knob(50, PRIORITY)
 
 
 @dataclass(eq=False, repr=False)
@@ -36,31 +36,34 @@ class CheckpointConf(HookConf):
     """Save the whole training state, durably."""
 
     _target_: str = "app.hooks.checkpoint.Checkpoint"
-    priority: int | str = "VERY_LOW"
-    interval: int = knob(1, ge=-1)
-    """Save every so many epochs (iterations when by_epoch=false). -1: no checkpoint is ever written."""
-    by_epoch: bool = II("train.by_epoch")
-    """The unit of interval and save_begin; follows train.by_epoch unless set."""
-    every_minutes: float | None = knob(None, gt=0)
-    """Also save when this many minutes have passed since the last save. null: off."""
-    out_dir: str | None = None
-    """Root folder for checkpoints; they go to a sub-folder named after the run. null: checkpoints/ in the run folder."""
-    max_keep_ckpts: int = knob(-1, ge=-1)
-    """How many periodic checkpoints to keep; -1 or 0: all."""
-    save_best: Any = None
-    """A metric name, a list of names, or `auto` (the first metric): keep the best by each. null: off."""
-    rule: Any = None
-    """`greater` or `less`, one or a list as long as save_best. null: known from the metric itself."""
-    save_last: bool = True
-    """Also save at the end, at an early stop and when interrupted."""
-    save_begin: int = knob(0, ge=0)
-    """No periodic save before this epoch (iteration)."""
-    save_optimizer: bool = True
-    """false: weights only, which cannot be resumed from."""
-    filename: str | None = None
-    """File name with one pair of braces for the number. null: `epoch_{}` or `iter_{}`."""
-    async_save: bool = True
-    """Write in the background; the loop waits for the snapshot only."""
+    priority: int | str = knob("VERY_LOW", PRIORITY)
+    interval: int = knob(
+        1, "Save every so many epochs (iterations when by_epoch=false). -1: no checkpoint is ever written.", ge=-1
+    )
+    by_epoch: bool = knob(
+        II("train.by_epoch"), "The unit of interval and save_begin; follows train.by_epoch unless set."
+    )
+    every_minutes: float | None = knob(
+        None, "Also save when this many minutes have passed since the last save. null: off.", gt=0
+    )
+    out_dir: str | None = knob(
+        None,
+        "Root folder for checkpoints; they go to a sub-folder named after the run. null: checkpoints/ in the run folder.",
+    )
+    max_keep_ckpts: int = knob(-1, "How many periodic checkpoints to keep; -1 or 0: all.", ge=-1)
+    save_best: Any = knob(
+        None, "A metric name, a list of names, or `auto` (the first metric): keep the best by each. null: off."
+    )
+    rule: Any = knob(
+        None, "`greater` or `less`, one or a list as long as save_best. null: known from the metric itself."
+    )
+    save_last: bool = knob(True, "Also save at the end, at an early stop and when interrupted.")
+    save_begin: int = knob(0, "No periodic save before this epoch (iteration).", ge=0)
+    save_optimizer: bool = knob(True, "false: weights only, which cannot be resumed from.")
+    filename: str | None = knob(
+        None, "File name with one pair of braces for the number. null: `epoch_{}` or `iter_{}`."
+    )
+    async_save: bool = knob(True, "Write in the background; the loop waits for the snapshot only.")
 
 
 @dataclass(eq=False, repr=False)
@@ -68,9 +71,12 @@ class LoggerConf(HookConf):
     """One line of numbers every so many iterations, to console, file and trackers."""
 
     _target_: str = "app.hooks.logger.Logger"
-    priority: int | str = "BELOW_NORMAL"
-    interval: int = knob(10, ge=1)
-    """A line every so many iterations; the last iteration of the run and of an epoch shorter than this is always logged."""
+    priority: int | str = knob("BELOW_NORMAL", PRIORITY)
+    interval: int = knob(
+        10,
+        "A line every so many iterations; the last iteration of the run and of an epoch shorter than this is always logged.",
+        ge=1,
+    )
 
 
 @dataclass(eq=False, repr=False)
@@ -85,7 +91,7 @@ class PreemptConf(HookConf):
     """On SIGTERM, SIGINT, SIGUSR1, SIGUSR2 or SIGHUP: finish the step, save, leave; a second Ctrl-C leaves at once."""
 
     _target_: str = "app.hooks.preempt.Preempt"
-    priority: int | str = "HIGHEST"
+    priority: int | str = knob("HIGHEST", PRIORITY)
 
 
 @dataclass(eq=False, repr=False)
@@ -93,20 +99,22 @@ class VisualizationConf(HookConf):
     """Draw predictions on a fixed set of validation images at every validation."""
 
     _target_: str = "app.hooks.visualization.Visualization"
-    enable: bool = False
-    """Draw at all."""
-    interval: int = knob(1, ge=1)
-    """Draw at every so many validations."""
-    max_images: int = knob(16, ge=1, le=256)
-    """How many validation images, spread evenly over the set; the same ones every time."""
-    worst: int = knob(0, ge=0, le=256)
-    """How many images of the greatest loss to draw beside the fixed ones. 0: none."""
-    rescale_factor: float | None = knob(None, gt=0, le=64)
-    """Enlarge (or shrink) images by this before drawing. null: small images are enlarged to at least 112 pixels."""
-    show: bool = False
-    """Also open a window; ignored, with a warning, where there is no display."""
-    out_dir: str | None = None
-    """Write the single pictures into this folder too. null: only to the visualizer backends."""
+    enable: bool = knob(False, "Draw at all.")
+    interval: int = knob(1, "Draw at every so many validations.", ge=1)
+    max_images: int = knob(
+        16, "How many validation images, spread evenly over the set; the same ones every time.", ge=1, le=256
+    )
+    worst: int = knob(0, "How many images of the greatest loss to draw beside the fixed ones. 0: none.", ge=0, le=256)
+    rescale_factor: float | None = knob(
+        None,
+        "Enlarge (or shrink) images by this before drawing. null: small images are enlarged to at least 112 pixels.",
+        gt=0,
+        le=64,
+    )
+    show: bool = knob(False, "Also open a window; ignored, with a warning, where there is no display.")
+    out_dir: str | None = knob(
+        None, "Write the single pictures into this folder too. null: only to the visualizer backends."
+    )
 
 
 @dataclass(eq=False, repr=False)
@@ -114,24 +122,21 @@ class EMAConf(HookConf):
     """Keep an average of the weights and validate on it."""
 
     _target_: str = "app.hooks.ema.EMA"
-    kind: str = knob("exponential", choices=("exponential", "annealing", "swa"))
-    """exponential: constant momentum; annealing: max(momentum, gamma / (gamma + updates)); swa: the plain mean."""
-    momentum: float = knob(2e-4, gt=0, lt=1)
-    """average = (1 - momentum) * average + momentum * weights."""
-    decay: float | None = knob(None, gt=0, lt=1)
-    """1 - momentum, for those who think so; give one of the two."""
-    gamma: int = knob(100, ge=1)
-    """Only for kind=annealing."""
-    begin_epoch: int = knob(0, ge=0)
-    """The average follows the weights exactly before this epoch."""
-    begin_iter: int = knob(0, ge=0)
-    """The same in iterations; give one of the two."""
-    update_buffers: bool = False
-    """Average the buffers (batch-norm statistics) too; false: they are copied."""
-    evaluate_on_ema: bool = True
-    """Validate and test on the average."""
-    evaluate_on_origin: bool = False
-    """Validate on the raw weights as well; with both, these metrics end in `_origin`."""
+    kind: str = knob(
+        "exponential",
+        "exponential: constant momentum; annealing: max(momentum, gamma / (gamma + updates)); swa: the plain mean.",
+        choices=("exponential", "annealing", "swa"),
+    )
+    momentum: float = knob(2e-4, "average = (1 - momentum) * average + momentum * weights.", gt=0, lt=1)
+    decay: float | None = knob(None, "1 - momentum, for those who think so; give one of the two.", gt=0, lt=1)
+    gamma: int = knob(100, "Only for kind=annealing.", ge=1)
+    begin_epoch: int = knob(0, "The average follows the weights exactly before this epoch.", ge=0)
+    begin_iter: int = knob(0, "The same in iterations; give one of the two.", ge=0)
+    update_buffers: bool = knob(False, "Average the buffers (batch-norm statistics) too; false: they are copied.")
+    evaluate_on_ema: bool = knob(True, "Validate and test on the average.")
+    evaluate_on_origin: bool = knob(
+        False, "Validate on the raw weights as well; with both, these metrics end in `_origin`."
+    )
 
 
 @dataclass(eq=False, repr=False)
@@ -139,7 +144,7 @@ class SyncBuffersConf(HookConf):
     """Average all ranks' buffers before validation and at the end of an epoch."""
 
     _target_: str = "app.hooks.sync_buffers.SyncBuffers"
-    priority: int | str = "ABOVE_NORMAL"
+    priority: int | str = knob("ABOVE_NORMAL", PRIORITY)
 
 
 @dataclass(eq=False, repr=False)
@@ -147,12 +152,9 @@ class EmptyCacheConf(HookConf):
     """Give the CUDA cache back; nothing happens on a CPU."""
 
     _target_: str = "app.hooks.empty_cache.EmptyCache"
-    before_epoch: bool = False
-    """At the start of each epoch."""
-    after_epoch: bool = True
-    """At the end of each epoch."""
-    after_iter: bool = False
-    """After each iteration."""
+    before_epoch: bool = knob(False, "At the start of each epoch.")
+    after_epoch: bool = knob(True, "At the end of each epoch.")
+    after_iter: bool = knob(False, "After each iteration.")
 
 
 @dataclass(eq=False, repr=False)
@@ -160,19 +162,15 @@ class EarlyStopConf(HookConf):
     """Stop when a metric no longer improves; the last checkpoint is saved."""
 
     _target_: str = "app.hooks.early_stop.EarlyStop"
-    priority: int | str = "LOWEST"
-    monitor: str = "auto"
-    """The metric to watch; auto: the first one."""
-    rule: str | None = knob(None, choices=("greater", "less"))
-    """Which direction is better. null: known from the metric itself."""
-    min_delta: float = knob(0.0, ge=0)
-    """The least change that counts as an improvement, in the metric's own unit."""
-    patience: int = knob(5, ge=0)
-    """How many validations without improvement to wait for."""
-    check_finite: bool = True
-    """Stop when the metric is not finite."""
-    threshold: float | None = None
-    """Stop as soon as the metric is at least this good. null: off."""
+    priority: int | str = knob("LOWEST", PRIORITY)
+    monitor: str = knob("auto", "The metric to watch; auto: the first one.")
+    rule: str | None = knob(
+        None, "Which direction is better. null: known from the metric itself.", choices=("greater", "less")
+    )
+    min_delta: float = knob(0.0, "The least change that counts as an improvement, in the metric's own unit.", ge=0)
+    patience: int = knob(5, "How many validations without improvement to wait for.", ge=0)
+    check_finite: bool = knob(True, "Stop when the metric is not finite.")
+    threshold: float | None = knob(None, "Stop as soon as the metric is at least this good. null: off.")
 
 
 @dataclass(eq=False, repr=False)
@@ -180,15 +178,23 @@ class NanGuardConf(HookConf):
     """What to do when the loss or the gradients are not finite."""
 
     _target_: str = "app.hooks.nan_guard.NanGuard"
-    priority: int | str = "LOWEST"
-    policy: str = knob("stop", choices=("stop", "skip", "rollback"))
-    """stop: leave with code 65; skip: do not apply a step with non-finite gradients; rollback: return to the last checkpoint, then skip."""
-    interval: int = knob(10, ge=1)
-    """Look every so many iterations (looking makes the device wait), and at each epoch's end; policy=skip waits at every one."""
-    max_bad: int = knob(1, ge=1)
-    """How many bad looks in a row before the policy acts; skip: stop after max_bad * interval skipped steps in a row."""
-    max_rollbacks: int = knob(3, ge=1)
-    """After so many rollbacks the run stops."""
+    priority: int | str = knob("LOWEST", PRIORITY)
+    policy: str = knob(
+        "stop",
+        "stop: leave with code 65; skip: do not apply a step with non-finite gradients; rollback: return to the last checkpoint, then skip.",
+        choices=("stop", "skip", "rollback"),
+    )
+    interval: int = knob(
+        10,
+        "Look every so many iterations (looking makes the device wait), and at each epoch's end; policy=skip waits at every one.",
+        ge=1,
+    )
+    max_bad: int = knob(
+        1,
+        "How many bad looks in a row before the policy acts; skip: stop after max_bad * interval skipped steps in a row.",
+        ge=1,
+    )
+    max_rollbacks: int = knob(3, "After so many rollbacks the run stops.", ge=1)
 
 
 @dataclass(eq=False, repr=False)
@@ -196,11 +202,9 @@ class PreciseBNConf(HookConf):
     """Recompute batch-norm statistics on training data before validation."""
 
     _target_: str = "app.hooks.precise_bn.PreciseBN"
-    priority: int | str = "BELOW_NORMAL"
-    num_samples: int = knob(8192, ge=1)
-    """How many training samples."""
-    interval: int = knob(1, ge=1)
-    """At every so many validations."""
+    priority: int | str = knob("BELOW_NORMAL", PRIORITY)
+    num_samples: int = knob(8192, "How many training samples.", ge=1)
+    interval: int = knob(1, "At every so many validations.", ge=1)
 
 
 @dataclass(eq=False, repr=False)
@@ -208,9 +212,11 @@ class SwitchRecipeConf(HookConf):
     """Change the augmentation or the loss from an epoch on; replayed on resume."""
 
     _target_: str = "app.hooks.switch_recipe.SwitchRecipe"
-    priority: int | str = "HIGH"
-    schedule: list[Any] = knob([])
-    """A list of {epoch: first epoch (0-based), augment: like data.augment, batch_augment: like data.batch_augment, loss: like loss}."""
+    priority: int | str = knob("HIGH", PRIORITY)
+    schedule: list[Any] = knob(
+        [],
+        "A list of {epoch: first epoch (0-based), augment: like data.augment, batch_augment: like data.batch_augment, loss: like loss}.",
+    )
 
 
 @dataclass(eq=False, repr=False)
@@ -218,23 +224,17 @@ class ProfilerConf(HookConf):
     """A torch.profiler trace into the run folder."""
 
     _target_: str = "app.hooks.profiler.Profiler"
-    priority: int | str = "VERY_LOW"
-    wait: int = knob(5, ge=0)
-    """Iterations before the profiler starts."""
-    warmup: int = knob(1, ge=0)
-    """Iterations that warm the profiler up."""
-    active: int = knob(3, ge=1)
-    """Iterations recorded."""
-    repeat: int = knob(1, ge=1)
-    """How many such cycles."""
-    record_shapes: bool = False
-    """Record the shapes of the operators' inputs."""
-    profile_memory: bool = False
-    """Record allocations."""
-    with_stack: bool = False
-    """Record Python stacks."""
-    with_flops: bool = False
-    """Estimate the FLOPs of convolutions and matrix products, a column of the table of operators."""
+    priority: int | str = knob("VERY_LOW", PRIORITY)
+    wait: int = knob(5, "Iterations before the profiler starts.", ge=0)
+    warmup: int = knob(1, "Iterations that warm the profiler up.", ge=0)
+    active: int = knob(3, "Iterations recorded.", ge=1)
+    repeat: int = knob(1, "How many such cycles.", ge=1)
+    record_shapes: bool = knob(False, "Record the shapes of the operators' inputs.")
+    profile_memory: bool = knob(False, "Record allocations.")
+    with_stack: bool = knob(False, "Record Python stacks.")
+    with_flops: bool = knob(
+        False, "Estimate the FLOPs of convolutions and matrix products, a column of the table of operators."
+    )
 
 
 HOOKS: dict[str, type] = {

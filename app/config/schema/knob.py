@@ -1,4 +1,4 @@
-"""A dataclass field with a range or a closed set of values, which `app.config.check` holds every configuration to."""
+"""A field of the configuration: default, documentation, and the range or closed set of values that it may have."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -7,6 +7,7 @@ from typing import Any
 
 def knob(
     default: Any,
+    doc: str,
     *,
     gt: float | None = None,
     ge: float | None = None,
@@ -14,12 +15,15 @@ def knob(
     le: float | None = None,
     choices: Sequence[object] | None = None,
 ) -> Any:
-    """A field whose value must lie in a range or among `choices`; null is always allowed where the type allows it.
+    """A dataclass field documented by `doc`; `app.config.check` holds every configuration to its limits.
 
-    Bounds apply to each element of a list. `default` may be a list or dict: every config gets its own copy.
+    Null is always allowed where the type allows it; bounds apply to each element of a list. A list or dict as `default`
+    is copied for every config; a dataclass as `default` makes a section of keys.
     """
-    limits = {"gt": gt, "ge": ge, "lt": lt, "le": le, "choices": choices}
+    limits = {"doc": doc, "gt": gt, "ge": ge, "lt": lt, "le": le, "choices": choices}
     metadata = {name: limit for name, limit in limits.items() if limit is not None}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)

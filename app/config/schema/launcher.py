@@ -11,24 +11,35 @@ class LocalLauncherConf:
     """A queue of jobs over the GPUs of this machine, or over its cores where it has none."""
 
     _target_: str = "hydra_plugins.app_launchers.local.LocalLauncher"
-    gpus: Any = "auto"
-    """auto: those in CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists; a list of their ids; []: use the CPU."""
-    gpus_per_job: int = knob(1, ge=1)
-    """GPUs that one job gets and sees."""
-    jobs_per_gpu: int = knob(1, ge=1)
-    """Jobs that share a GPU at the same time; needs gpus_per_job=1."""
-    cpu_slots: int | None = knob(None, ge=1)
-    """Jobs at the same time where there is no GPU. null: one per core."""
-    processes_per_job: int | None = knob(None, ge=1)
-    """Processes (ranks) of one job. null: one per GPU of the job, one on a CPU."""
-    threads_per_process: int | None = knob(None, ge=1)
-    """OMP_NUM_THREADS of each process. null: as set in the environment, else the cores divided among them."""
-    start: str = knob("auto", choices=("auto", "fork", "fresh"))
-    """fork: jobs are forked from a process that has already imported torch; fresh: each is a new interpreter; auto: fork where that is safe."""
-    preload: list[str] = knob(["torch._dynamo", "app.job", "app.visualizer.local", "plotly.offline", "filelock"])
-    """Modules that forked jobs share; they must neither start a thread nor touch a GPU."""
-    grace_seconds: float = knob(60.0, ge=0)
-    """After Ctrl-C: time for the jobs to save and leave before they are killed; a second Ctrl-C kills at once."""
+    gpus: Any = knob(
+        "auto",
+        "auto: those in CUDA_VISIBLE_DEVICES, else all that nvidia-smi lists; a list of their ids; []: use the CPU.",
+    )
+    gpus_per_job: int = knob(1, "GPUs that one job gets and sees.", ge=1)
+    jobs_per_gpu: int = knob(1, "Jobs that share a GPU at the same time; needs gpus_per_job=1.", ge=1)
+    cpu_slots: int | None = knob(None, "Jobs at the same time where there is no GPU. null: one per core.", ge=1)
+    processes_per_job: int | None = knob(
+        None, "Processes (ranks) of one job. null: one per GPU of the job, one on a CPU.", ge=1
+    )
+    threads_per_process: int | None = knob(
+        None,
+        "OMP_NUM_THREADS of each process. null: as set in the environment, else the cores divided among them.",
+        ge=1,
+    )
+    start: str = knob(
+        "auto",
+        "fork: jobs are forked from a process that has already imported torch; fresh: each is a new interpreter; auto: fork where that is safe.",
+        choices=("auto", "fork", "fresh"),
+    )
+    preload: list[str] = knob(
+        ["torch._dynamo", "app.job", "app.visualizer.local", "plotly.offline", "filelock"],
+        "Modules that forked jobs share; they must neither start a thread nor touch a GPU.",
+    )
+    grace_seconds: float = knob(
+        60.0,
+        "After Ctrl-C: time for the jobs to save and leave before they are killed; a second Ctrl-C kills at once.",
+        ge=0,
+    )
 
 
 @dataclass(eq=False, repr=False)
@@ -36,42 +47,37 @@ class SlurmLauncherConf:
     """One SLURM job per point of the sweep, as a job array; nodes x tasks_per_node processes make one distributed run."""
 
     _target_: str = "hydra_plugins.app_launchers.slurm.SlurmLauncher"
-    wait: bool = True
-    """false: submit and leave; the same command with resume=true collects and completes."""
-    partition: str | None = None
-    """Partition."""
-    account: str | None = None
-    """Account to charge."""
-    qos: str | None = None
-    """Quality of service."""
-    nodes: int = knob(1, ge=1)
-    """Nodes of each job."""
-    tasks_per_node: int = knob(1, ge=1)
-    """Processes on each node: one per GPU."""
-    gpus_per_node: int | None = knob(None, ge=0)
-    """GPUs of each node."""
-    gpus_per_task: int | None = knob(None, ge=0)
-    """GPUs of each process, instead of gpus_per_node."""
-    cpus_per_task: int | None = knob(None, ge=1)
-    """Cores of each process."""
-    mem_gb: float | None = knob(None, gt=0)
-    """Memory of each node, in GB."""
-    timeout_min: int = knob(60, ge=1)
-    """Time limit of one launch in minutes; a run that needs longer is saved, put back into the queue, and continued."""
-    signal_delay_s: int = knob(120, ge=1)
-    """Seconds before the time limit at which SLURM asks the run to save; more than one step and one save take."""
-    max_num_timeout: int = knob(100, ge=0)
-    """How many times a run may reach its time limit and be queued again."""
-    array_parallelism: int = knob(256, ge=1)
-    """Jobs of the array at the same time."""
-    poll_seconds: float = knob(10.0, gt=0)
-    """How often SLURM is asked while waiting."""
-    setup: list[str] = knob([])
-    """Shell lines before the run, such as `module load cuda`."""
-    additional_parameters: Any = None
-    """Any other sbatch options, as a mapping: {constraint: a100, mail-type: END}. null: none."""
-    python: str | None = None
-    """Command that starts Python on the nodes, such as `apptainer exec image.sif python`. null: this interpreter."""
+    wait: bool = knob(True, "false: submit and leave; the same command with resume=true collects and completes.")
+    partition: str | None = knob(None, "Partition.")
+    account: str | None = knob(None, "Account to charge.")
+    qos: str | None = knob(None, "Quality of service.")
+    nodes: int = knob(1, "Nodes of each job.", ge=1)
+    tasks_per_node: int = knob(1, "Processes on each node: one per GPU.", ge=1)
+    gpus_per_node: int | None = knob(None, "GPUs of each node.", ge=0)
+    gpus_per_task: int | None = knob(None, "GPUs of each process, instead of gpus_per_node.", ge=0)
+    cpus_per_task: int | None = knob(None, "Cores of each process.", ge=1)
+    mem_gb: float | None = knob(None, "Memory of each node, in GB.", gt=0)
+    timeout_min: int = knob(
+        60,
+        "Time limit of one launch in minutes; a run that needs longer is saved, put back into the queue, and continued.",
+        ge=1,
+    )
+    signal_delay_s: int = knob(
+        120,
+        "Seconds before the time limit at which SLURM asks the run to save; more than one step and one save take.",
+        ge=1,
+    )
+    max_num_timeout: int = knob(100, "How many times a run may reach its time limit and be queued again.", ge=0)
+    array_parallelism: int = knob(256, "Jobs of the array at the same time.", ge=1)
+    poll_seconds: float = knob(10.0, "How often SLURM is asked while waiting.", gt=0)
+    setup: list[str] = knob([], "Shell lines before the run, such as `module load cuda`.")
+    additional_parameters: Any = knob(
+        None, "Any other sbatch options, as a mapping: {constraint: a100, mail-type: END}. null: none."
+    )
+    python: str | None = knob(
+        None,
+        "Command that starts Python on the nodes, such as `apptainer exec image.sif python`. null: this interpreter.",
+    )
 
 
 LAUNCHERS: dict[str, type] = {"local": LocalLauncherConf, "slurm": SlurmLauncherConf}
@@ -82,18 +88,18 @@ class OptunaSweeperConf:
     """Search with Optuna instead of a grid: `optim.lr=tag(log,interval(1e-4,1e-1))`, `model.width=range(8,65,8)`, `optim=sgd,adamw`."""
 
     _target_: str = "hydra_plugins.app_launchers.search.OptunaSweeper"
-    n_trials: int = knob(20, ge=1)
-    """Points to try in all; those of an earlier launch count, and so do failed ones."""
-    n_jobs: int = knob(2, ge=1)
-    """Points that are chosen and started together."""
-    direction: str = knob("maximize", choices=("maximize", "minimize"))
-    """What to do with the monitored metric."""
-    sampler: str = knob("tpe", choices=("tpe", "random"))
-    """How points are chosen: tree-structured Parzen estimator (Optuna's default), or at random."""
-    seed: int | None = None
-    """Seed of the sampler."""
-    storage: str | None = None
-    """Where the study is kept: an address that Optuna knows. null: optuna.journal in the sweep's folder."""
+    n_trials: int = knob(20, "Points to try in all; those of an earlier launch count, and so do failed ones.", ge=1)
+    n_jobs: int = knob(2, "Points that are chosen and started together.", ge=1)
+    direction: str = knob("maximize", "What to do with the monitored metric.", choices=("maximize", "minimize"))
+    sampler: str = knob(
+        "tpe",
+        "How points are chosen: tree-structured Parzen estimator (Optuna's default), or at random.",
+        choices=("tpe", "random"),
+    )
+    seed: int | None = knob(None, "Seed of the sampler.")
+    storage: str | None = knob(
+        None, "Where the study is kept: an address that Optuna knows. null: optuna.journal in the sweep's folder."
+    )
 
 
 SWEEPERS: dict[str, type] = {"optuna": OptunaSweeperConf}

@@ -12,10 +12,10 @@ from app.config.schema.knob import knob
 class InitConf:
     """Pretrained weights that a new model starts from; not read when a checkpoint is resumed."""
 
-    checkpoint: str | None = None
-    """Path or http(s):// address of a .pth, .pt or .safetensors file. null: random weights."""
-    prefix: str | None = None
-    """Take only the entries that begin with this (`backbone.`), without it."""
+    checkpoint: str | None = knob(
+        None, "Path or http(s):// address of a .pth, .pt or .safetensors file. null: random weights."
+    )
+    prefix: str | None = knob(None, "Take only the entries that begin with this (`backbone.`), without it.")
 
 
 @dataclass(eq=False, repr=False)
@@ -23,11 +23,8 @@ class ModelConf:
     """What every model has."""
 
     _target_: str = MISSING
-    """The class or function that makes the torch.nn.Module."""
-    num_classes: int | None = knob(None, ge=1)
-    """Outputs. null: the data set's classes."""
-    in_channels: int | None = knob(None, ge=1)
-    """Image channels. null: the data set's."""
+    num_classes: int | None = knob(None, "Outputs. null: the data set's classes.", ge=1)
+    in_channels: int | None = knob(None, "Image channels. null: the data set's.", ge=1)
     init: InitConf = field(default_factory=InitConf)
 
 
@@ -43,10 +40,8 @@ class SmallCNNConf(ModelConf):
     """Three convolutions with batch norm and a global pool; for images from 8x8 up."""
 
     _target_: str = "app.models.small_cnn.SmallCNN"
-    width: int = knob(32, ge=1)
-    """Channels of the first convolution; the following have twice and four times as many."""
-    dropout: float = knob(0.1, ge=0, lt=1)
-    """Dropout before the last layer."""
+    width: int = knob(32, "Channels of the first convolution; the following have twice and four times as many.", ge=1)
+    dropout: float = knob(0.1, "Dropout before the last layer.", ge=0, lt=1)
 
 
 @dataclass(eq=False, repr=False)
@@ -54,12 +49,9 @@ class MLPConf(ModelConf):
     """A multilayer perceptron on flattened images."""
 
     _target_: str = "app.models.mlp.MLP"
-    hidden: list[int] = knob([128], ge=1)
-    """Sizes of the hidden layers."""
-    image_size: int | None = knob(None, ge=1)
-    """Side of the images. null: the data set's."""
-    dropout: float = knob(0.0, ge=0, lt=1)
-    """Dropout after each hidden layer."""
+    hidden: list[int] = knob([128], "Sizes of the hidden layers.", ge=1)
+    image_size: int | None = knob(None, "Side of the images. null: the data set's.", ge=1)
+    dropout: float = knob(0.0, "Dropout after each hidden layer.", ge=0, lt=1)
 
 
 @dataclass(eq=False, repr=False)
@@ -67,8 +59,7 @@ class ResNetCifarConf(ModelConf):
     """torchvision's ResNet with a 3x3 stem and no first pooling, for 32x32 images."""
 
     _target_: str = "app.models.resnet_cifar.resnet_cifar"
-    depth: int = knob(18, choices=(18, 34, 50))
-    """Layers."""
+    depth: int = knob(18, "Layers.", choices=(18, 34, 50))
 
 
 @dataclass(eq=False, repr=False)
@@ -76,10 +67,8 @@ class TorchvisionModelConf(ModelConf):
     """Any classification model of torchvision by its name."""
 
     _target_: str = "app.models.torchvision_model.torchvision_model"
-    name: str = MISSING
-    """resnet18, convnext_tiny, vit_b_16, …"""
-    args: Any = None
-    """A mapping with more arguments of that model. null: none."""
+    name: str = knob(MISSING, "resnet18, convnext_tiny, vit_b_16, …")
+    args: Any = knob(None, "A mapping with more arguments of that model. null: none.")
 
 
 MODELS: dict[str, type] = {
@@ -96,29 +85,39 @@ MODELS: dict[str, type] = {
 class LossConf:
     """What the model is trained to lessen."""
 
-    kind: str = knob("cross_entropy", choices=("cross_entropy", "bce"))
-    """cross_entropy: one class an image (or soft targets); bce: independent yes/no per class (multi-label, or one-hot)."""
-    label_smoothing: float = knob(0.0, ge=0, lt=1)
-    """Part of the target mass spread over all classes."""
+    kind: str = knob(
+        "cross_entropy",
+        "cross_entropy: one class an image (or soft targets); bce: independent yes/no per class (multi-label, or one-hot).",
+        choices=("cross_entropy", "bce"),
+    )
+    label_smoothing: float = knob(0.0, "Part of the target mass spread over all classes.", ge=0, lt=1)
 
 
 @dataclass(eq=False, repr=False)
 class MetricsConf:
     """What an evaluation reports, besides its mean loss."""
 
-    topk: list[int] = knob([1], ge=1)
-    """Top-k accuracies, as fractions: `val/top1`, …; the first is the run's metric unless another is monitored."""
-    average: list[str] = knob(["macro"], choices=("macro", "micro", "weighted"))
-    """Averages of precision, recall and F1: `val/precision`, `val/recall`, `val/f1` for the first, `_micro`, … for the others."""
-    per_class: bool = True
-    """Write precision, recall, F1 and support of each class."""
-    confusion: bool = True
-    """Write the confusion matrix."""
-    monitor: str = "auto"
-    """The metric that the command returns to a sweeper and that `auto` means elsewhere; auto: the first of topk."""
-    rule: str | None = knob(None, choices=("greater", "less"))
-    """Which direction of `monitor` is better. null: known from the metric itself."""
-    threshold: float = knob(0.5, gt=0, lt=1)
-    """Multi-label: probability from which a class counts as predicted."""
-    extra: Any = None
-    """More torchmetrics by name: {kappa: {_target_: torchmetrics.CohenKappa, task: multiclass}}; num_classes is filled in."""
+    topk: list[int] = knob(
+        [1],
+        "Top-k accuracies, as fractions: `val/top1`, …; the first is the run's metric unless another is monitored.",
+        ge=1,
+    )
+    average: list[str] = knob(
+        ["macro"],
+        "Averages of precision, recall and F1: `val/precision`, `val/recall`, `val/f1` for the first, `_micro`, … for the others.",
+        choices=("macro", "micro", "weighted"),
+    )
+    per_class: bool = knob(True, "Write precision, recall, F1 and support of each class.")
+    confusion: bool = knob(True, "Write the confusion matrix.")
+    monitor: str = knob(
+        "auto",
+        "The metric that the command returns to a sweeper and that `auto` means elsewhere; auto: the first of topk.",
+    )
+    rule: str | None = knob(
+        None, "Which direction of `monitor` is better. null: known from the metric itself.", choices=("greater", "less")
+    )
+    threshold: float = knob(0.5, "Multi-label: probability from which a class counts as predicted.", gt=0, lt=1)
+    extra: Any = knob(
+        None,
+        "More torchmetrics by name: {kappa: {_target_: torchmetrics.CohenKappa, task: multiclass}}; num_classes is filled in.",
+    )

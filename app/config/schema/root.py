@@ -14,59 +14,55 @@ from app.config.schema.runtime import EnvConf, LoggingConf, RandomnessConf
 class TrainConf:
     """How long to train, when to validate, and what one step is."""
 
-    by_epoch: bool = True
-    """The one clock: epochs or iterations. Hooks, schedule, validation and logging follow it unless told otherwise."""
-    max_epochs: int | None = knob(None, ge=1)
-    """Length, when by_epoch=true."""
-    max_iters: int | None = knob(None, ge=1)
-    """Length, when by_epoch=false."""
-    val_begin: int = knob(1, ge=0)
-    """First epoch (iteration) to validate at."""
-    val_interval: int = knob(1, ge=1)
-    """Validate every so many epochs (iterations); always at the end too."""
-    accumulate: int = knob(1, ge=1)
-    """Batches whose gradients make one step; a step is an optimizer step everywhere."""
-    clip_norm: float | None = knob(None, gt=0)
-    """Greatest norm of the gradients. null: no clipping."""
-    amp: bool | str = knob(False, choices=(False, "off", "bf16", "fp16"))
-    """Autocast: off, bf16 or fp16 (with loss scaling); on CPU as well."""
+    by_epoch: bool = knob(
+        True,
+        "The one clock: epochs or iterations. Hooks, schedule, validation and logging follow it unless told otherwise.",
+    )
+    max_epochs: int | None = knob(None, "Length, when by_epoch=true.", ge=1)
+    max_iters: int | None = knob(None, "Length, when by_epoch=false.", ge=1)
+    val_begin: int = knob(1, "First epoch (iteration) to validate at.", ge=0)
+    val_interval: int = knob(1, "Validate every so many epochs (iterations); always at the end too.", ge=1)
+    accumulate: int = knob(1, "Batches whose gradients make one step; a step is an optimizer step everywhere.", ge=1)
+    clip_norm: float | None = knob(None, "Greatest norm of the gradients. null: no clipping.", gt=0)
+    amp: bool | str = knob(
+        False,
+        "Autocast: off, bf16 or fp16 (with loss scaling); on CPU as well.",
+        choices=(False, "off", "bf16", "fp16"),
+    )
 
 
 @dataclass(eq=False, repr=False)
 class AppConf:
     """One experiment."""
 
-    name: str = MISSING
-    """Names the folder below output_root and the tracker runs."""
-    mode: str = knob("train", choices=("train", "test"))
-    """train (with validation) or test."""
-    load_from: str | None = None
-    """Checkpoint to take weights (with resume=true: everything) from: a path or http(s):// address of a .pth, .pt or .safetensors file; #sha256=… is checked."""
-    resume: bool | str = False
-    """false; true: continue this experiment's newest run; auto: the same if there is one, else load_from, else fresh; or a checkpoint's path."""
-    check: bool = False
-    """Try one train step, one evaluation step, one save and one load, then stop."""
-    tta: str | None = knob(None, choices=("flip",))
-    """Test-time augmentation: average the predictions of an image and its mirror image."""
-    output_root: str = "outputs"
-    """Folder of all run folders."""
-    trusted_packages: list[str] = field(default_factory=list)
-    """Packages whose classes _target_ may name, besides those below the current directory; counts on the command line or in APP_TRUSTED_PACKAGES only."""
+    name: str = knob(MISSING, "Names the folder below output_root and the tracker runs.")
+    mode: str = knob("train", "train (with validation) or test.", choices=("train", "test"))
+    load_from: str | None = knob(
+        None,
+        "Checkpoint to take weights (with resume=true: everything) from: a path or http(s):// address of a .pth, .pt or .safetensors file; #sha256=… is checked.",
+    )
+    resume: bool | str = knob(
+        False,
+        "false; true: continue this experiment's newest run; auto: the same if there is one, else load_from, else fresh; or a checkpoint's path.",
+    )
+    check: bool = knob(False, "Try one train step, one evaluation step, one save and one load, then stop.")
+    tta: str | None = knob(
+        None, "Test-time augmentation: average the predictions of an image and its mirror image.", choices=("flip",)
+    )
+    output_root: str = knob("outputs", "Folder of all run folders.")
+    trusted_packages: list[str] = knob(
+        [],
+        "Packages whose classes _target_ may name, besides those below the current directory; counts on the command line or in APP_TRUSTED_PACKAGES only.",
+    )
     train: TrainConf = field(default_factory=TrainConf)
-    model: Any = MISSING
-    """The model: see --help model."""
-    data: Any = MISSING
-    """The data set: see --help data."""
-    optim: Any = MISSING
-    """The optimizer: see --help optim."""
-    schedule: Any = MISSING
-    """The learning-rate schedule: see --help schedule."""
+    model: Any = knob(MISSING, "The model: see --help model.")
+    data: Any = knob(MISSING, "The data set: see --help data.")
+    optim: Any = knob(MISSING, "The optimizer: see --help optim.")
+    schedule: Any = knob(MISSING, "The learning-rate schedule: see --help schedule.")
     loss: LossConf = field(default_factory=LossConf)
     metrics: MetricsConf = field(default_factory=MetricsConf)
-    hooks: dict[str, Any] = field(default_factory=dict)
-    """The hooks by name: see --help hooks."""
-    visualizer: dict[str, Any] = field(default_factory=dict)
-    """The visualizer backends by name: see --help visualizer."""
+    hooks: dict[str, Any] = knob({}, "The hooks by name: see --help hooks.")
+    visualizer: dict[str, Any] = knob({}, "The visualizer backends by name: see --help visualizer.")
     randomness: RandomnessConf = field(default_factory=RandomnessConf)
     logging: LoggingConf = field(default_factory=LoggingConf)
     env: EnvConf = field(default_factory=EnvConf)
