@@ -16,6 +16,7 @@ from app.config.wording import show
 from app.core.ranks import World
 from app.core.state import Run
 from app.errors import ConfigError
+from app.files import read_json, write_json
 from app.runs import folder
 from app.runs.record import changes
 from app.runs.summary import position
@@ -39,11 +40,11 @@ def choose_seed(cfg: DictConfig, place: Path, source: Path | None, world: World)
     if seed is None and source is not None:
         seed = contents.peek(source)["seed"]
     if seed is None and world.is_main:
-        stored = folder.read_json(place / folder.SEED)
-        seed = stored["seed"] if stored else secrets.randbits(31)
+        stored = read_json(place / folder.SEED)
+        seed = stored["seed"] if stored and "seed" in stored else secrets.randbits(31)
     seed = world.broadcast(seed)
     if world.is_main:
-        folder.write_json(place / folder.SEED, {"seed": seed})
+        write_json(place / folder.SEED, {"seed": seed})
     logger.info("seed %d%s", seed, "" if cfg.randomness.seed is not None else " (randomness.seed=null)")
     return int(seed)
 

@@ -33,7 +33,7 @@ LAYERS = (
     "core.ranks core.parallel",
     "config",
     "core log process runs config.schema",
-    "errors",
+    "errors files",
 )
 """Modules (and packages) from top to bottom; each imports only its own layer and those below."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import RunError
+from app.files import write_json
 from app.runs import folder
 
 
@@ -66,7 +67,7 @@ def test_a_job_started_again_goes_on_in_its_own_folder(tmp_path: Path, monkeypat
     make_run(root, "2026-01-01_00-00-00", 5)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     own = make_run(root, "2026-01-02_00-00-00")
-    folder.write_json(own / folder.ENVIRONMENT, {"job": folder.job_id()})
+    write_json(own / folder.ENVIRONMENT, {"job": folder.job_id()})
     make_run(root, "2026-01-03_00-00-00", 5)
     named = str(root / "2026-01-01_00-00-00" / folder.CHECKPOINTS / "iter_5.pth")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
@@ -96,7 +97,7 @@ def test_checkpoints_elsewhere_are_found_from_the_run_folder(tmp_path: Path) -> 
 
 def test_a_held_folder_names_its_holder(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from app import folder\n"
+        "import sys; from pathlib import Path; from app.runs import folder\n"
         "with folder.held(Path(sys.argv[1])): print(1, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from app.checkpoint.manifest import hash_file
 from app.checkpoint.transfer import Limits, Transfer, shown
-from app.checkpoint.writer import save_error, sync_folder, temporaries, write_temporary
+from app.checkpoint.writer import save_error
 from app.errors import CannotWrite, CheckpointError, ConfigError
+from app.files import sync_folder, temporaries, write_temporary
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 POLL_SECONDS = 0.1
@@ -162,7 +163,7 @@ def _get(url: str, path: Path, sha256: str | None, limits: Limits) -> str:
             if sha256 not in (None, digest.sha256):
                 raise CheckpointError(f"{shown(url)} has sha256 {digest.sha256}, not {sha256}: not kept")
             text = json.dumps({"size": digest.size, "sha256": digest.sha256, "address": shown(url)}).encode()
-            described, _ = write_temporary(record, lambda file: file.write(text))
+            described, _ = write_temporary(record, text)
             temporary.replace(path)
             described.replace(record)
             sync_folder(path.parent)

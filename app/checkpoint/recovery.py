@@ -10,8 +10,8 @@ from pathlib import Path
 from app.checkpoint import manifest as manifests
 from app.checkpoint.manifest import Manifest
 from app.checkpoint.store import DELETED, Store
-from app.checkpoint.writer import temporaries
 from app.errors import CheckpointError
+from app.files import temporaries
 
 DAMAGED = ".damaged"
 

@@ -26,8 +26,9 @@ import torch
 from app.checkpoint import manifest as manifests
 from app.checkpoint.manifest import Manifest
 from app.checkpoint.tree import tensor_bytes
-from app.checkpoint.writer import check_space, save_error, sync_folder, temporaries, write_temporary
+from app.checkpoint.writer import check_space, save_error
 from app.errors import CannotWrite, CheckpointError
+from app.files import sync_folder, temporaries, write_temporary
 
 DELETED = ".deleted"
 MARGIN_BYTES = 1 << 20
@@ -132,8 +133,8 @@ class Store:
         intents: list[Path] = []
         try:
             for entry in entries:  # on disk before the data has a name: an orphan can be told from a foreign file
-                text = entry.text().encode()
-                intents.append(write_temporary(self._json(entry), lambda file, text=text: file.write(text))[0])  # type: ignore[misc]
+                intent, _ = write_temporary(self._json(entry), entry.text().encode())
+                intents.append(intent)
             primary = self.folder / entries[-1].name
             temporary.replace(primary)
             for entry in entries[:-1]:

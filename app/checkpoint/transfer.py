@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from app.checkpoint.torch_file import HEAD_BYTES, impostor
-from app.checkpoint.writer import HashingFile, check_space
+from app.checkpoint.writer import check_space
 from app.errors import CheckpointError, TemporaryError
+from app.files import HashingFile
 
 CHUNK_BYTES = 1 << 18
 TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)

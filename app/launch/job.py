@@ -14,7 +14,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from app.errors import RunError
-from app.runs.folder import DONE, read_json, write_json
+from app.files import read_json, write_json
+from app.runs.folder import DONE
 
 RECORD = "job.json"
 PICKLE = ".job.pkl"

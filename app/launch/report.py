@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.files import read_json, write_text
 from app.launch.job import DONE_STATE, FAILED, RESULT, finished, read_records
 from app.launch.point import is_seed
-from app.runs.folder import read_json
 
 SCALARS = Path("vis_data", "scalars.jsonl")
 CSV = "results.csv"
@@ -219,9 +219,7 @@ def write_report(folder: Path) -> Sweep:
 
     sweep = read_sweep(folder)
     for name, text in ((CSV, as_csv(sweep)), (PAGE, render(sweep))):
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_text(text)
-        temporary.replace(folder / name)
+        write_text(folder / name, text)
     return sweep
 
 

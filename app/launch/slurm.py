@@ -12,6 +12,7 @@ from typing import Any
 from hydra.types import TaskFunction
 
 from app.errors import ConfigError
+from app.files import read_json, write_json
 from app.launch import squeue
 from app.launch.job import DONE_STATE, FAILED, RESULT, RUNNING, WAITING, Job
 from app.launch.queue import StopRequest, Watcher
@@ -19,7 +20,6 @@ from app.launch.slurm_task import Task
 from app.launch.starter import python_environment
 from app.launch.watch import make_watcher
 from app.launch.worker import pack
-from app.runs.folder import read_json, write_json
 
 SLURM_RECORD = "slurm.json"
 LOGS = ".submitit"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import sys
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.files import write_json
 from app.launch.job import OUTPUT, RESULT
 from app.launch.worker import run_task
 from app.runs.folder import wait_until_free
@@ -46,7 +46,7 @@ class Task:
         code, result = run_task(content["config"], content["task"], content["version_base"], rank)
         if rank == 0:
             result |= {"exit_code": code, "seconds": time.monotonic() - started}
-            write_whole(folder / RESULT, json.dumps(result, default=str))
+            write_json(folder / RESULT, result)
         if code:
             sys.exit(code)
 
@@ -88,10 +88,3 @@ def redirect_output(path: Path) -> None:
 def forget_torn_requeue(submitted: Path) -> None:
     """Removes what a kill while submitit wrote its pickle has left: with it, every later requeue would fail."""
     submitted.with_suffix(submitted.suffix + ".save_tmp").unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes `path` whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -5,21 +5,17 @@ outputs/<name>/sweep_<date_time>/   sweep.json  results.csv  report.html  <point
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from app.errors import TEMPORARY, CannotWrite, ConfigError, RunError
+from app.files import locked, read_json, write_json
 from app.launch.job import RECORD, read_records
 from app.launch.point import hashed, slug
-from app.runs.folder import read_json, write_json
 
 SWEEP = "sweep.json"
 LAUNCHER_LOCK = ".launcher.lock"
@@ -103,30 +99,27 @@ def held(folder: Path, patience_seconds: float) -> Iterator[int]:
     Raises:
         RunError: another launcher is at work there, or jobs of a dead one do not leave (code 75).
     """
-    with (folder / LAUNCHER_LOCK).open("a+") as own, (folder / JOBS_LOCK).open("a") as jobs:
-        if not _locked(own):
-            own.seek(0)
-            raise RunError(f"{folder} is in use by launcher {own.read()}; wait for it or stop it", TEMPORARY)
-        own.truncate(0)
-        own.write(f"{os.getpid()} on {socket.gethostname()}")
-        own.flush()
-        _wait_for(jobs, folder, patience_seconds)
-        yield jobs.fileno()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LAUNCHER_LOCK))
+        except BlockingIOError as error:
+            raise RunError(
+                f"{folder} is in use by launcher {error.strerror}; wait for it or stop it", TEMPORARY
+            ) from error
+        yield stack.enter_context(_jobs_lock(folder, patience_seconds))
 
 
-def _wait_for(lock: TextIO, folder: Path, patience_seconds: float) -> None:
-    deadline = time.monotonic() + patience_seconds
-    if not _locked(lock):
-        print(f"waiting for jobs of the previous launch in {folder} to save and leave", flush=True)
-        while not _locked(lock):
-            if time.monotonic() > deadline:
-                raise RunError(f"jobs of a launcher that is gone still run in {folder}; stop them first", TEMPORARY)
-            time.sleep(0.05)
-
-
-def _locked(lock: TextIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+@contextmanager
+def _jobs_lock(folder: Path, patience_seconds: float) -> Iterator[int]:
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(locked(folder / JOBS_LOCK))
+        except BlockingIOError:
+            print(f"waiting for jobs of the previous launch in {folder} to save and leave", flush=True)
+            try:
+                lock = stack.enter_context(locked(folder / JOBS_LOCK, patience_seconds))
+            except BlockingIOError as error:
+                raise RunError(
+                    f"jobs of a launcher that is gone still run in {folder}; stop them first", TEMPORARY
+                ) from error
+        yield lock

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import logging
 import pickle
 import signal
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, open_dict, read_write
 
 from app.errors import RunError
+from app.files import write_json
 from app.launch.job import PICKLE, RESULT
 from app.process import follow_parent, leave
 
@@ -67,7 +67,7 @@ def run(folder: Path, rank: int) -> int:
     content = pickle.loads((folder / PICKLE).read_bytes())
     code, result = run_task(content["config"], content["task"], content["version_base"], rank)
     if rank == 0:
-        (folder / RESULT).write_text(json.dumps(result, default=str))
+        write_json(folder / RESULT, result)
     return code
 
 

@@ -10,20 +10,21 @@ import hashlib
 import json
 import os
 import re
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigError, RunError
+from app.errors import CANNOT_WRITE, TEMPORARY, RunError
+from app.files import locked, read_json, remove_leftovers, replace_link
 
 CHECKPOINTS = "checkpoints"
 DONE = "DONE.json"
 ENVIRONMENT = "environment.json"
 SEED = "seed.json"
+LOCK = ".lock"
 RUN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(\.\d+)?$")
 
 
@@ -136,22 +137,16 @@ def _claim(root: Path, mode: str) -> Path:
 
 def link_latest(folder: Path) -> None:
     """Points `latest` beside `folder` to it; a file system without links is left alone."""
-    _link(folder.parent / "latest", folder.name)
+    with suppress(OSError):
+        replace_link(folder.parent / "latest", folder.name)
 
 
 def link_checkpoints(folder: Path, checkpoints: Path) -> None:
     """Lets `checkpoints` in the run folder name where they are kept, so that the run is found without that setting."""
     link = folder / CHECKPOINTS
     if checkpoints != link and not has_checkpoint(folder) and (link.is_symlink() or not link.exists()):
-        _link(link, os.path.relpath(checkpoints, folder))
-
-
-def _link(link: Path, target: str) -> None:
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target)
-        temporary.replace(link)
+        with suppress(OSError):
+            replace_link(link, os.path.relpath(checkpoints, folder))
 
 
 @contextmanager
@@ -161,35 +156,23 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds it (code 75), or it cannot be written (code 73).
     """
-    from filelock import FileLock, Timeout
-
-    owner = folder / ".owner.json"
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        with suppress(OSError, ValueError):
-            holder = json.loads(owner.read_text())
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK))
+            for part in (folder, *folder.glob("vis_data/**/")):
+                remove_leftovers(part)
+        except BlockingIOError as error:
             raise RunError(
-                f"{folder} is in use by process {holder['pid']} on {holder['host']} since {holder['since']}; "
-                "wait for it, stop it, or start a run in another folder",
-                75,
+                f"{folder} is in use by {error.strerror}; wait for it, stop it, or start a run in another folder",
+                TEMPORARY,
             ) from error
-        raise RunError(f"{folder} is in use by another process", 75) from error
-    except OSError as error:
-        raise RunError(
-            f"cannot write to the run folder {folder.absolute()}: {error.strerror} (as uid {os.getuid()}, "
-            f"mode {folder.stat().st_mode & 0o777:o}); choose another hydra.run.dir or output_root",
-            73,
-        ) from error
-    try:
-        since = datetime.now().isoformat(timespec="seconds")
-        write_json(owner, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        except OSError as error:
+            raise RunError(
+                f"cannot write to the run folder {folder.absolute()}: {error.strerror} (as uid {os.getuid()}, "
+                f"mode {folder.stat().st_mode & 0o777:o}); choose another hydra.run.dir or output_root",
+                CANNOT_WRITE,
+            ) from error
         yield
-    finally:
-        with suppress(OSError):
-            owner.unlink()
-        lock.release()
 
 
 def wait_until_free(folder: Path, patience_seconds: float) -> None:
@@ -197,27 +180,8 @@ def wait_until_free(folder: Path, patience_seconds: float) -> None:
 
     The loader workers of a process that was killed share its lock, and live for some seconds more.
     """
-    from filelock import FileLock, Timeout
-
-    with suppress(Timeout), FileLock(folder / ".lock", timeout=patience_seconds):
+    with suppress(BlockingIOError), locked(folder / LOCK, patience_seconds):
         pass
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `path` whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1))
-    temporary.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """The content of `path`, or None when there is no such file."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON ({error}); delete it") from error
 
 
 def register_resolver() -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from app.runs.folder import ENVIRONMENT, job_id, write_json
+from app.files import write_json, write_text
+from app.runs.folder import ENVIRONMENT, job_id
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def write(folder: Path, device: torch.device) -> None:
     snapshot = folder / config.output_subdir if config.output_subdir else folder
     commit, diff = git_state()
     if diff:
-        (snapshot / "code.diff").write_text(diff)
+        write_text(snapshot / "code.diff", diff)
     write_json(
         folder / ENVIRONMENT,
         ({} if (job := job_id()) is None else {"job": job})

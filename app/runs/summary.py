@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.core.hook import priority_of
 from app.core.state import Run
+from app.files import write_json
 from app.hooks.monitor import Monitor
 from app.optim.optimizer import describe as describe_optimizer
 from app.runs import folder, provenance
@@ -52,7 +53,7 @@ def conclude(run: Run, monitor: Monitor, seconds: float) -> None:
         logger.info("next: python -m app %smode=test load_from=%s", provenance.choices(), shown(best))
     if run.exit_code == 0:
         progress = run.state.progress
-        folder.write_json(
+        write_json(
             run.folder / folder.DONE,
             {
                 "step": progress.step,

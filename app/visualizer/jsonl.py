@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from app.files import write_durable
+
 
 def number(value: float) -> float | str:
     """`value` as JSON can hold it: what is not finite as "NaN", "Infinity", "-Infinity", which float() reads."""
@@ -46,7 +48,7 @@ class LineWriter:
         late = [row for row in rows if row["step"] > step]
         if rows and (late or not self.path.read_bytes().endswith(b"\n")):
             kept = [row for row in rows if row["step"] <= step]
-            replace(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept).encode())
+            write_durable(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept).encode())
         return late
 
     def close(self) -> None:
@@ -75,14 +77,3 @@ def scalars(path: Path, until: int) -> Iterator[tuple[dict[str, float], int, int
     for row in read(path):
         if row["step"] <= until:
             yield {name: float(value) for name, value in row.items() if "/" in name}, row["step"], row["epoch"]
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes `path` whole or not at all, durably."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.visualizer.jsonl import LineWriter, number, read, replace
+from app.files import write_text
+from app.visualizer.jsonl import LineWriter, number, read
 
 PAGE_SECONDS = 30.0
 """The page is written anew at most this often, and less often where that would cost more than 0.5 % of the time."""
@@ -55,7 +56,7 @@ class Local:
         import yaml
 
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        replace(self.folder / "config.yaml", text.encode())
+        write_text(self.folder / "config.yaml", text)
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None:
         now = time.monotonic()
@@ -114,7 +115,7 @@ class Local:
 
         before = time.monotonic()
         titles = {"run": self.run_name, "experiment": self.experiment, "group": self.group}
-        replace(self.folder / "report.html", page(self.folder, titles, running, summary or {}).encode())
+        write_text(self.folder / "report.html", page(self.folder, titles, running, summary or {}))
         now = time.monotonic()
         self.page_due = now + max(PAGE_SECONDS, 200 * (now - before))
 
@@ -126,7 +127,7 @@ class Local:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-        replace(self._csv_path(name), text.getvalue().encode())
+        write_text(self._csv_path(name), text.getvalue())
 
 
 def safe_path(name: str) -> PurePosixPath:

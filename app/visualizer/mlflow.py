@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from app.files import write_text
 from app.runs.record import flat
 from app.visualizer.base import require
-from app.visualizer.jsonl import replace, scalars
+from app.visualizer.jsonl import scalars
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -97,7 +98,7 @@ class Mlflow:
             else:
                 experiment_id = experiment.experiment_id
             self.run_id = client.create_run(experiment_id, run_name=self.run_name, tags=tags).info.run_id
-            replace(file, self.run_id.encode())
+            write_text(file, self.run_id)
         return client
 
     def config(self, config: Mapping[str, Any]) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from app.files import write_text
 from app.visualizer.base import require
-from app.visualizer.jsonl import replace, scalars
+from app.visualizer.jsonl import scalars
 from app.visualizer.wandb_file import last_step
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Wandb:
         """The id of this run folder's W&B run, made at the first launch."""
         file = self.folder / "wandb_run_id"
         if not file.exists():
-            replace(file, secrets.token_hex(4).encode())
+            write_text(file, secrets.token_hex(4))
         return file.read_text().strip()
 
     def config(self, config: Mapping[str, Any]) -> None:

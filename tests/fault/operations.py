@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-from app.checkpoint import writer
+from app import files
 from app.checkpoint.store import Save, Store
 
 NAMES = ("replace", "link", "symlink", "unlink", "fsync", "mkdir", "open")
@@ -42,9 +42,9 @@ def interposed(at: int, act: Callable[[Callable[[], object]], object]) -> Iterat
 
         return call
 
-    real_write = writer.HashingFile.write
+    real_write = files.HashingFile.write
 
-    def write(self: writer.HashingFile, data: bytes | memoryview) -> int:
+    def write(self: files.HashingFile, data: bytes | memoryview) -> int:
         def tear() -> None:
             self.file.write(bytes(data)[: len(bytes(data)) // 2])
             self.file.flush()
@@ -59,8 +59,8 @@ def interposed(at: int, act: Callable[[Callable[[], object]], object]) -> Iterat
     with ExitStack() as stack:
         for name in NAMES:
             stack.enter_context(patch.object(os, name, before(getattr(os, name))))
-        stack.enter_context(patch.object(writer, "open", before(builtins.open), create=True))
-        stack.enter_context(patch.object(writer.HashingFile, "write", write))
+        stack.enter_context(patch.object(files, "open", before(builtins.open), create=True))
+        stack.enter_context(patch.object(files.HashingFile, "write", write))
         yield operations
 
 
