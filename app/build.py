@@ -16,7 +16,6 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from app.config.metric_names import metric_rules, resolve, resolve_rule
 from app.config.schema.data import DataConf
 from app.core.hook import Hook
 from app.core.parallel import parallel, synchronised
@@ -31,6 +30,7 @@ from app.errors import ConfigError, RunError
 from app.hooks.monitor import Monitor
 from app.metrics.losses import build_loss
 from app.metrics.metrics import Metrics
+from app.metrics.names import metric_rules, resolve, resolve_rule
 from app.optim.optimizer import build_optimizer
 from app.runs.record import plain, values
 from app.visualizer.base import Visualizer
@@ -78,16 +78,19 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
     phase = "test" if cfg.mode == "test" else "val"
     by_epoch = cfg.train.by_epoch
     length = cfg.train.max_epochs if by_epoch else cfg.train.max_iters
+    config = plain(cfg)
+    monitored = metric_rules(config)
     run = Run(
-        config=plain(cfg),
+        config=config,
         folder=folder,
         world=world,
         state=TrainState(model=model, forward=forward, optimizer=optimizer, scaler=scaler),
         data=data,
         metrics=build_metrics(cfg, data),
-        schedule=build_schedule(cfg, data, by_epoch, length),
+        schedule=build_schedule(cfg, data, monitored, by_epoch, length),
         visualizer=build_visualizers(cfg, folder, world),
         loss=build_loss(values(cfg.loss), len(data.classes)),
+        monitored=monitored,
         seed=seed,
         rank_seed=seed + world.rank if cfg.randomness.diff_rank_seed else seed,
         by_epoch=by_epoch,
@@ -95,9 +98,7 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
         phase=phase,
         tta=cfg.tta is not None,
     )
-    rules = metric_rules(run.config)
-    metric = resolve(cfg.metrics.monitor, rules)
-    run.hooks = {"monitor": Monitor(metric, resolve_rule(metric, rules)), **build_hooks(cfg)}
+    run.hooks = {"monitor": Monitor(), **build_hooks(cfg)}
     return run
 
 
@@ -170,13 +171,14 @@ def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:
     return Metrics(settings, classes, multi_label=data.multi_label, loss=values(cfg.loss), extra=extra)
 
 
-def build_schedule(cfg: DictConfig, data: DataFeed, by_epoch: bool, length: int) -> Schedule:
+def build_schedule(
+    cfg: DictConfig, data: DataFeed, monitored: Mapping[str, str | None], by_epoch: bool, length: int
+) -> Schedule:
     """The learning-rate factor as a function of the step; lengths in its config are epochs or iterations."""
     config = values(cfg.schedule)
     if "monitor" in config:
-        rules = metric_rules(plain(cfg))
-        config["monitor"] = resolve(config["monitor"], rules, "schedule.monitor")
-        config["rule"] = resolve_rule(config["monitor"], rules, config["rule"], "schedule.rule")
+        config["monitor"] = resolve(config["monitor"], monitored, "schedule.monitor")
+        config["rule"] = resolve_rule(config["monitor"], monitored, config["rule"], "schedule.rule")
     if "scheduler" in config:
         config["scheduler"] = {**config["scheduler"], "_partial_": True}
     accepted = parameters_of(config["_target_"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ from app.core.hook import Hook
 class Keep(Hook):
     def __init__(self, text):
         self.length = len(text)
+"""
+
+
+STOPPING = """
+from app.core.hook import Hook
+
+class Stopping(Hook):
+    def step_end(self, run, step):
+        if run.state.progress.step == 2:
+            run.stop("asked to", 143)
 """
 
 
@@ -139,6 +150,43 @@ def test_another_metric_begins_without_the_best_of_the_first(terminal: Terminal,
     (best,) = re.findall(r"best val/loss (\S+) at epoch 2", second.out)
     assert re.search(rf"epoch 2/2  .*val/loss {best} ", second.out)
     assert lines(second, r"changed since the checkpoint: randomness\.seed|metrics\.monitor = loss \(was auto\)")
+
+
+def test_what_early_stopping_watches_is_reported_and_tested_next(terminal: Terminal, one_thread: None) -> None:
+    """The summary, DONE.json, best.pth and the printed command all mean the loss, and measure as the run did."""
+    measured = ("tta=flip", "train.amp=bf16", "loss.label_smoothing=0.2", "+hooks=early_stop")
+    outcome = terminal.run(
+        *TINY, "train.max_epochs=4", "optim.lr=0.03", "schedule=multistep", "schedule.milestones=[1]", *measured,
+        "hooks.early_stop.monitor=val/loss", "logging.num_digits=6",
+    )  # fmt: skip
+    (run,) = terminal.folder.glob("outputs/digits/2*")
+    done = json.loads((run / "DONE.json").read_text())
+    lowest = min((row for row in scalars(run) if "val/loss" in row), key=lambda row: row["val/loss"])
+    assert (done["metric"], done["rule"], done["best"]) == ("val/loss", "less", lowest["val/loss"])
+    assert lines(outcome, rf"best val/loss {lowest['val/loss']:.4f} at epoch {lowest['epoch']}: .*best.pth$")
+    (command,) = lines(outcome, "^next: ")
+    words = shlex.split(command.partition("python -m app ")[2])
+    assert not [word for word in words if word.startswith(("schedule", "optim", "train.max"))], "nothing of training"
+    assert terminal.run(*words).code == 0
+    (tested,) = terminal.folder.glob("outputs/digits/2*_test")
+    (row,) = [row for row in scalars(tested) if "test/loss" in row]
+    assert row["test/loss"] == lowest["val/loss"]
+    assert "best val/loss" not in lines(terminal.run(*TINY, "train.max_epochs=1", *measured), "best val/")[0]
+
+
+def test_the_next_commands_name_the_configuration_file_and_the_folder(terminal: Terminal, one_thread: None) -> None:
+    terminal.write({"own/mine.yaml": "defaults: [config, _self_]\nname: other\ntrain: {max_epochs: 1}\n"})
+    flags = ("--config-dir=own", "--config-name=mine")
+    outcome = terminal.run(*flags, *TINY, "hooks=[default,ema]")
+    (command,) = lines(outcome, "^next: ")
+    assert terminal.run(*shlex.split(command.partition("python -m app ")[2])).code == 0
+    terminal.write({"stopping.py": STOPPING})
+    stopped = terminal.run(*TINY, "hydra.run.dir=by hand", "+hooks.stopping._target_=stopping.Stopping")
+    assert stopped.code == 143
+    (again,) = re.findall("^to go on: python -m app (.*)", stopped.out, re.M)
+    assert lines(
+        terminal.run(*shlex.split(again), "hooks.stopping=null", "train.max_epochs=1"), "restored epoch 0, step 2"
+    )
 
 
 def test_a_job_started_again_is_not_taken_for_another(

@@ -153,12 +153,16 @@ class Store:
                 _discard(path)
             raise
 
+    def best_path(self, metric: str) -> Path:
+        """The name for people of the best checkpoint by one of `metrics`."""
+        return self.folder / ("best.pth" if self.metrics.index(metric) == 0 else f"best_{slug(metric)}.pth")
+
     def _point(self, best: Manifest) -> None:
         """Lets `best.pth`, or `best_METRIC.pth` after the first metric, name this checkpoint."""
         if best.best not in self.metrics:
             return
-        name = "best.pth" if self.metrics.index(best.best) == 0 else f"best_{slug(best.best)}.pth"
-        link, temporary = self.folder / name, self.folder / f".{name}.{os.getpid()}.tmp"
+        link = self.best_path(best.best)
+        temporary = self.folder / f".{link.name}.{os.getpid()}.tmp"
         if link.is_symlink() and os.readlink(link) == best.name:
             return
         try:

@@ -11,8 +11,8 @@ from app.config import targets
 from app.config.schema import GROUPS
 from app.config.schema.data import DataConf
 from app.config.schema.optim import OptimConf, ScheduleConf
-from app.config.suggest import did_you_mean
 from app.errors import ConfigError
+from app.suggest import did_you_mean
 
 SPECIAL = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive_"})
 """Hydra's own keys beside the arguments."""

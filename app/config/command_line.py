@@ -11,8 +11,8 @@ from pathlib import Path
 from app.config.check import home_of
 from app.config.schema.hooks import HOOKS
 from app.config.schema.runtime import BACKENDS
-from app.config.suggest import did_you_mean
 from app.errors import ConfigError
+from app.suggest import did_you_mean
 
 _APP = Path(__file__).resolve().parents[1]
 CONF = next(path for path in (_APP / "conf", _APP.parent / "conf") if path.is_dir())

@@ -21,9 +21,10 @@ from omegaconf.errors import (
 
 from app.config.check import home_of, override_key
 from app.config.schema import GROUPS
-from app.config.suggest import did_you_mean, nearest, unknown_key
+from app.config.suggest import unknown_key
 from app.config.wording import wrong_type
 from app.errors import RunError
+from app.suggest import did_you_mean, nearest
 
 OptionsOf = Callable[[str], Sequence[str]]
 """The options of a config group, by its name."""

@@ -13,8 +13,8 @@ from app.config.schema import GROUPS
 from app.config.schema.data import AUGMENTS, BATCH_AUGMENTS
 from app.config.schema.launcher import LAUNCHERS
 from app.config.schema.root import AppConf
-from app.config.suggest import did_you_mean
 from app.errors import ConfigError
+from app.suggest import did_you_mean
 
 WIDTH = 110
 ABOUT = """\

@@ -6,11 +6,11 @@ import string
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from app.config.metric_names import metric_rules, resolve, resolve_rule
 from app.config.schema.hooks import HOOKS, PRIORITIES
 from app.config.schema.runtime import BACKENDS
-from app.config.suggest import did_you_mean
 from app.errors import ConfigError
+from app.metrics.names import metric_rules, resolve, resolve_rule
+from app.suggest import did_you_mean
 
 Config = Mapping[str, Any]
 

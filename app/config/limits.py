@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.config.suggest import did_you_mean
 from app.config.wording import show
+from app.suggest import did_you_mean
 
 
 def check_limits(where: str, value: Any, limits: Mapping[str, Any]) -> Iterator[str]:

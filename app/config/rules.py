@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from app.config import data_rules, hook_rules
-from app.config.suggest import did_you_mean, unknown_key
+from app.config.suggest import unknown_key
+from app.suggest import did_you_mean
 
 Config = Mapping[str, Any]
 Rule = Callable[[Config, Collection[str]], Iterator[str]]

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.config.suggest import did_you_mean
 from app.errors import ConfigError
+from app.suggest import did_you_mean
 
 ENVIRONMENT = "APP_TRUSTED_PACKAGES"
 OURS = (

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from app.config.schema.hooks import PRIORITIES
@@ -59,6 +60,10 @@ class Hook:
 
     def finish(self, run: Run, error: BaseException | None) -> None:
         """Always, also after an error: flush, close, put back."""
+
+    def best_checkpoint(self, metric: str) -> Path | None:
+        """The file of the best checkpoint by `metric`; None: this hook keeps none."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs: tensors, numbers, strings, lists and dicts only. Saved under the hook's name."""

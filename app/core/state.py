@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -145,6 +145,8 @@ class Run:
     visualizer: Visualizer
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     """Mean loss of (n, classes) logits and the batch's targets."""
+    monitored: Mapping[str, str | None]
+    """Metric -> `greater`, `less` or None (not known); the first is the run's own (see app.metrics.names)."""
     seed: int
     rank_seed: int
     """Of what is drawn inside a step: the same, unless randomness.diff_rank_seed."""

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from app.checkpoint.contents import FULL, WEIGHTS, collect, config_sha256
@@ -15,11 +16,11 @@ from app.checkpoint.finite import write_finite
 from app.checkpoint.saver import Saver
 from app.checkpoint.store import Save, Store
 from app.checkpoint.writer import SaveError
-from app.config.metric_names import metric_rules, resolve, resolve_rule
 from app.core.clock import due
 from app.core.hook import Hook
 from app.core.state import Run
 from app.errors import DATA, IO, ConfigError, DataError
+from app.metrics.names import resolve, resolve_rule
 
 MAX_FAILURES = 2
 """In a row; then the run ends."""
@@ -76,7 +77,7 @@ class Checkpoint(Hook):
         self._problem = ""
 
     def attach(self, run: Run) -> None:
-        self.rules = _best_rules(self.save_best, self.rule, metric_rules(run.config))
+        self.rules = _best_rules(self.save_best, self.rule, run.monitored)
         if self.interval < 0:
             logger.info("hooks.checkpoint.interval=-1: no checkpoint will be written")
             return
@@ -117,6 +118,9 @@ class Checkpoint(Hook):
                     self.drain()
             finally:
                 self._saver.close()
+
+    def best_checkpoint(self, metric: str) -> Path | None:
+        return None if self._store is None or metric not in self.rules else self._store.best_path(metric)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "saved": list(self._saved)}

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from app.config.metric_names import metric_rules, resolve, resolve_rule
 from app.core.hook import Hook
 from app.core.state import Run
+from app.metrics.names import resolve, resolve_rule
 
 
 class EarlyStop(Hook):
@@ -37,9 +37,8 @@ class EarlyStop(Hook):
 
     def attach(self, run: Run) -> None:
         self.run = run
-        known = metric_rules(run.config)
-        self.monitor = resolve(self.monitor, known, "hooks.early_stop.monitor")
-        self.rule = resolve_rule(self.monitor, known, self.rule, "hooks.early_stop.rule")
+        self.monitor = resolve(self.monitor, run.monitored, "hooks.early_stop.monitor")
+        self.rule = resolve_rule(self.monitor, run.monitored, self.rule, "hooks.early_stop.rule")
 
     def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
         self.latest = value = metrics[self.monitor]

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.core.hook import Hook
 from app.core.state import Run
+from app.metrics.names import resolve, resolve_rule
 from app.optim.schedule import Plateau
 
 
@@ -15,11 +16,15 @@ class Monitor(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, metric: str, rule: str) -> None:
-        self.metric, self.rule = metric, rule
+    def __init__(self) -> None:
+        self.metric = self.rule = ""
         self.latest: dict[str, float] = {}
         self.best: float | None = None
         self.best_epoch = self.best_step = 0
+
+    def attach(self, run: Run) -> None:
+        self.metric = resolve("auto", run.monitored)
+        self.rule = resolve_rule(self.metric, run.monitored)
 
     def eval_end(self, run: Run, metrics: dict[str, float]) -> None:
         self.latest = dict(metrics)

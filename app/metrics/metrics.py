@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from app.config.metric_names import average_suffixes
 from app.core.ranks import World
 from app.errors import ConfigError, DataError
 from app.metrics.class_scores import Counts, averaged, count_classes, count_labels
 from app.metrics.losses import build_loss
+from app.metrics.names import average_suffixes
 
 
 @dataclass

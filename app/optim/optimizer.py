@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.config.suggest import did_you_mean
 from app.config.targets import resolve
 from app.errors import ConfigError
 from app.optim.param_groups import param_groups
+from app.suggest import did_you_mean
 
 OWN_KEYS = frozenset(
     {"_target_", "lr", "weight_decay", "decay_norm_bias", "layer_decay", "multipliers", "lr_scaling", "args"}

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from app.files import write_json, write_text
-from app.runs.folder import ENVIRONMENT, job_id
+from app.runs.folder import ENVIRONMENT, RUN_NAME, job_id
 
 if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "hydra-core", "omegaconf", "numpy", "submitit", "wandb", "timm")
-RUNS_AGAIN = ("data", "model", "metrics", "name", "output_root", "trusted_packages")
-"""Sections and keys without which a test would not find, or not measure, the same."""
+TRAINING_ONLY = ("optim", "schedule", "train", "mode", "load_from", "resume", "check")
+"""Sections and keys that a test does not look at, or has of its own; with all others it measures the same."""
 SECRET = re.compile(r"((?:key|token|secret|password|passwd)[\w.-]*=)\S+", re.IGNORECASE)
 
 
@@ -113,14 +113,30 @@ def overrides() -> list[str]:
     return [str(word) for word in typed if not str(word).startswith("resume=")]
 
 
-def choices() -> str:
-    """The overrides of this launch that a test needs again, each with a space behind it: data, model, group options."""
-    from hydra.core.hydra_config import HydraConfig
+def resume_command(folder: Path) -> str:
+    """The command line that continues the run in `folder`."""
+    # The newest run of its experiment is found by itself; a folder of the user's own, or a sweep's, must be named.
+    place = [] if RUN_NAME.match(folder.name) else [f"hydra.run.dir={folder}"]
+    return shlex.join([*_program(), *overrides(), *place, "resume=true"])
 
-    groups = HydraConfig.get().runtime.choices
+
+def test_command(checkpoint: str) -> str:
+    """The command line that measures `checkpoint` as this launch measured: all its overrides but those of training."""
 
     def needed(word: str) -> bool:
         key = word.partition("=")[0].lstrip("+~")
-        return key in groups or key.partition(".")[0] in RUNS_AGAIN
+        return key == "train.amp" or key.partition(".")[0] not in TRAINING_ONLY
 
-    return "".join(f"{shlex.quote(word)} " for word in overrides() if needed(word))
+    words = [word for word in overrides() if needed(word)]
+    return shlex.join([*_program(), *words, "mode=test", f"load_from={checkpoint}"])
+
+
+def _program() -> list[str]:
+    """`python -m app` with the configuration file and folder of this launch, where they are not the usual ones."""
+    from hydra.core.hydra_config import HydraConfig
+
+    config = HydraConfig.get()
+    name = config.job.config_name
+    folders = [source.path for source in config.runtime.config_sources if source.provider == "command-line"]
+    words = ["python", "-m", "app", *(f"--config-dir={folder}" for folder in folders)]
+    return words if name in (None, "config") else [*words, f"--config-name={name}"]

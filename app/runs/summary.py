@@ -36,38 +36,58 @@ def position(run: Run) -> str:
 
 
 def conclude(run: Run, monitor: Monitor, seconds: float) -> None:
-    """The end of a run in words, and `DONE.json` when it is complete."""
-    best = None if run.checkpoint_folder is None else run.checkpoint_folder / "best.pth"
+    """Report how the run ended, what its metric came to, and the command to type next; `DONE.json` when complete."""
     if run.stop_reason is not None:
         logger.info("stopped at %s after %.1f s: %s", position(run), seconds, run.stop_reason)
     else:
         logger.info("done at %s after %.1f s", position(run), seconds)
+    best = best_checkpoint(run, monitor.metric)
     if monitor.best is not None:
-        kept = list(getattr(run.hooks.get("checkpoint"), "rules", ()))  # best.pth is the best by the first of them
-        place = f": {shown(best)}" if best is not None and best.exists() and kept[:1] == [monitor.metric] else ""
-        logger.info("best %s %.4f at epoch %d%s", monitor.metric, monitor.best, monitor.best_epoch, place)
+        where = "" if best is None else f": {shown(best)}"
+        logger.info("best %s %.4f at epoch %d%s", monitor.metric, monitor.best, monitor.best_epoch, where)
     logger.info("run folder: %s", shown(run.folder))
     if run.exit_code:
-        logger.info("to go on: python -m app %s resume=true", " ".join(provenance.overrides()))
-    elif best is not None and best.exists():
-        logger.info("next: python -m app %smode=test load_from=%s", provenance.choices(), shown(best))
-    if run.exit_code == 0:
-        progress = run.state.progress
-        write_json(
-            run.folder / folder.DONE,
-            {
-                "step": progress.step,
-                "epoch": progress.epoch,
-                "by_epoch": run.by_epoch,
-                "length": run.length,
-                "stopped": run.stop_reason,
-                "metric": monitor.metric,
-                "rule": monitor.rule,
-                "best": monitor.best,
-                "metrics": monitor.summary,
-                "seconds": round(seconds, 1),
-            },
-        )
+        logger.info("to go on: %s", provenance.resume_command(run.folder))
+    else:
+        suggest_test(run, best)
+        write_done(run, monitor, seconds)
+
+
+def best_checkpoint(run: Run, metric: str) -> Path | None:
+    """The checkpoint that is the best by `metric`, where one is kept."""
+    found = (hook.best_checkpoint(metric) for hook in run.hooks.values())
+    return next((path for path in found if path is not None and path.exists()), None)
+
+
+def suggest_test(run: Run, best: Path | None) -> None:
+    """Name the command that measures the best checkpoint: by the run's metric, or by another when only that is kept."""
+    for metric in run.monitored if best is None else ():
+        best = best_checkpoint(run, metric)
+        if best is not None:
+            logger.info("%s is the best by %s", best.name, metric)
+            break
+    if best is not None:
+        logger.info("next: %s", provenance.test_command(shown(best)))
+
+
+def write_done(run: Run, monitor: Monitor, seconds: float) -> None:
+    """Write `DONE.json`: this run is complete."""
+    progress = run.state.progress
+    write_json(
+        run.folder / folder.DONE,
+        {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "by_epoch": run.by_epoch,
+            "length": run.length,
+            "stopped": run.stop_reason,
+            "metric": monitor.metric,
+            "rule": monitor.rule,
+            "best": monitor.best,
+            "metrics": monitor.summary,
+            "seconds": round(seconds, 1),
+        },
+    )
 
 
 def shown(path: Path) -> str:

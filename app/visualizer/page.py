@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from app.config.metric_names import metric_rules
+from app.metrics.names import metric_rules
 from app.visualizer.jsonl import read
 
 CURVE_POINTS = 2000

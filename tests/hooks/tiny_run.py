@@ -107,6 +107,7 @@ def tiny_run(folder: Path, world: World | None = None, model: nn.Module | None =
         "schedule": SimpleNamespace(factor=lambda position: 1.0),
         "visualizer": Tables(),
         "loss": nn.functional.cross_entropy,
+        "monitored": {"val/top1": "greater", "val/loss": "less"},
         "seed": 1,
         "rank_seed": 1,
         "by_epoch": True,

@@ -111,7 +111,7 @@ class MetricsConf:
     confusion: bool = knob(True, "Write the confusion matrix.")
     monitor: str = knob(
         "auto",
-        "The metric that the command returns to a sweeper and that `auto` means elsewhere; auto: the first of topk.",
+        "The run's metric: returned to a sweeper, reported at the end, `auto` elsewhere; auto: what early_stop watches, else the first of topk.",
     )
     rule: str | None = knob(
         None, "Which direction of `monitor` is better. null: known from the metric itself.", choices=("greater", "less")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.config.metric_names import direction, metric_rules, resolve, resolve_rule
 from app.errors import ConfigError
+from app.metrics.names import direction, metric_rules, resolve, resolve_rule
 
 
 def config(mode: str = "train", hooks: dict[str, Any] | None = None, **metrics: Any) -> dict[str, Any]:

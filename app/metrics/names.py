@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from app.config.suggest import did_you_mean
 from app.errors import ConfigError
+from app.suggest import did_you_mean
 
 GREATER = (
     *("AUROC", "Accuracy", "AveragePrecision", "CohenKappa", "ExactMatch", "F1Score", "FBetaScore", "JaccardIndex"),
@@ -24,7 +24,9 @@ LESS = ("CalibrationError", "CoverageError", "HammingDistance", "HingeLoss", "Ra
 def metric_rules(config: Mapping[str, Any]) -> dict[str, str | None]:
     """`phase/quantity` -> `greater`, `less` or None (not known) for all metrics of an evaluation.
 
-    The first is the run's metric: what `auto` means. `config` is the whole configuration as plain values.
+    The first is the run's metric: what `auto` means, what is reported, and what its best checkpoint is the best by.
+    It is `metrics.monitor`; with `auto` there, what early stopping watches, else the first of `metrics.topk`. `config`
+    is the whole configuration as plain values.
 
     Raises:
         ConfigError: one of metrics.extra has the name of a built-in metric.
@@ -39,15 +41,18 @@ def metric_rules(config: Mapping[str, Any]) -> dict[str, str | None]:
             raise ConfigError(f"metrics.extra.{name}: there is a built-in metric of this name; choose another")
         if node is not None:
             quantities[name] = direction(str(node.get("_target_")))
+    hooks = config.get("hooks") or {}
     phase = "test" if config["mode"] == "test" else "val"
     rules = {f"{phase}/{name}": rule for name, rule in quantities.items()}
-    ema = (config.get("hooks") or {}).get("ema") or {}
+    ema = hooks.get("ema") or {}
     if phase == "val" and ema.get("evaluate_on_ema") and ema.get("evaluate_on_origin"):
         rules |= {f"{name}_origin": rule for name, rule in rules.items()}
-    first = _find(metrics["monitor"], rules)
+    own = metrics["monitor"] == "auto" and not metrics.get("rule")
+    watcher = (own and hooks.get("early_stop")) or metrics
+    first = _find(watcher.get("monitor", "auto"), rules) or _find(metrics["monitor"], rules)
     if first is None:
         return rules
-    return {first: None} | rules | {first: metrics.get("rule") or rules[first]}
+    return {first: None} | rules | {first: watcher.get("rule") or rules[first]}
 
 
 def resolve(name: str, rules: Mapping[str, str | None], key: str = "metrics.monitor") -> str:
