@@ -32,7 +32,8 @@ LAYERS = (
     "checkpoint",
     "core.ranks core.parallel",
     "config",
-    "core log process runs config.schema",
+    "core log process runs config.schema metrics.names",
+    "suggest",
     "errors files",
 )
 """Modules (and packages) from top to bottom; each imports only its own layer and those below."""
