@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import interpolate
-from torch.utils.data import Dataset, get_worker_info
 
 from app.config.schema.augment import Recipe
 from app.core import rng
@@ -51,16 +50,16 @@ class UnusableSampleError(Exception):
     """A sample that cannot be used, in words."""
 
 
-class Reader(Dataset[Any]):
-    """A map-style dataset whose index is a Request: `torch.utils.data.DataLoader` asks one of these per worker."""
+class Reader:
+    """Reads what a Request asks for; each loader worker has one."""
 
     def __init__(
         self, source: Source, *, seed: int, side: int | None, num_classes: int, on_error: str, max_errors: int
     ) -> None:
         self.source, self.seed, self.side, self.num_classes = source, seed, side, num_classes
         self.attempts = max_errors + 1 if on_error == "skip" else 1
-        self.status: Any = None
-        """Shared memory of (process id, sample being read or -1) for each worker."""
+        self.note: Callable[[int], object] = lambda sample: None
+        """Told which sample is being read, -1 for none: what a dead or silent worker was doing."""
         self._augmentation: tuple[Recipe, Stage] | None = None
 
     def __len__(self) -> int:
@@ -82,7 +81,7 @@ class Reader(Dataset[Any]):
             text += f"{type(error).__name__}: {error}"
             return Loaded(torch.empty(0), torch.empty(0), skipped, text, traceback.format_exc())
         finally:
-            self._note(-1)
+            self.note(-1)
 
     def _samples(self, request: Request, skipped: dict[int, str]) -> list[Sample]:
         crops: Sequence[Any] = [None] * len(request.indices)
@@ -101,7 +100,7 @@ class Reader(Dataset[Any]):
         """The sample, or with on_error=skip the nearest one after it that can be read."""
         for attempt in range(self.attempts):
             sample = (index + attempt) % len(self.source)
-            self._note(sample)
+            self.note(sample)
             try:
                 return self._load(sample, box_of)
             except UnusableSampleError as error:
@@ -154,11 +153,6 @@ class Reader(Dataset[Any]):
         if self._augmentation is None or self._augmentation[0] != recipe:
             self._augmentation = recipe, build_augmentation(recipe, self.seed)
         return self._augmentation[1]
-
-    def _note(self, index: int) -> None:
-        worker = get_worker_info()
-        if worker is not None and self.status is not None:
-            self.status[2 * worker.id + 1] = index
 
 
 def read_file(files: ImageFiles, index: int, side: int | None, box_of: Callable[[int, int], Any]) -> torch.Tensor:

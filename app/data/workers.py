@@ -1,175 +1,180 @@
-"""torch's DataLoader, and what happens when one of its workers dies or hangs."""
+"""Loader workers: processes that read batches ahead, and what happens when one of them dies or hangs."""
 
 from __future__ import annotations
 
 import copy
-import functools
-import logging
 import multiprocessing
 import os
-import re
 import signal
-import threading
+import socket
 import time
-import warnings
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from itertools import count as count_from
+from itertools import islice
+from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
+from app.core.ranks import process_state
+from app.data.channel import Channel, receive, send
 from app.data.reader import Loaded, Reader, Request
 from app.data.source import describe
 from app.errors import DataError
 from app.process import follow_parent
 
-logger = logging.getLogger(__name__)
-
 POLL_SECONDS = 1.0
-"""How often a waiting process looks whether its workers still live."""
+"""How often a waiting process looks whether its worker still lives."""
+READ_AHEAD = 2
+"""Requests that a worker has been given and that are not used yet."""
+LEAVE_SECONDS = 1.0
+"""How long an idle worker may take to leave by itself."""
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class Worker:
+    """One process and the channel to it."""
+
+    def __init__(self, reader: Reader, number: int, status: Any, start_method: str) -> None:
+        self.number = number
+        ours, theirs = socket.socketpair()
+        self.channel = Channel(ours)
+        process: Any = multiprocessing.get_context(start_method).Process  # type: ignore[attr-defined]
+        parent = None if start_method == "forkserver" else os.getpid()  # otherwise the server is its parent
+        self.process = process(target=serve, args=(reader, theirs, status, number, parent), daemon=True)
+        self.process.start()
+        theirs.close()  # only the worker has it now: its end is seen here
+
+    def end(self, at_once: bool) -> None:
+        """Lets an idle process leave by itself, and kills it otherwise: it holds no state."""
+        if not at_once:
+            self.channel.post(None)
+            self.process.join(LEAVE_SECONDS)
+        self.process.kill()  # not terminate(): workers ignore SIGTERM
+        self.process.join()
+        self.channel.close()
+
+
 class Workers:
-    """Some loader processes that read requests in order; with `count=0` this process does."""
+    """`count` loader processes that read requests in turn; with `count=0` this process does."""
 
     def __init__(self, reader: Reader, count: int, timeout_seconds: float, start_method: str) -> None:
         self.reader, self.timeout_seconds = copy.copy(reader), timeout_seconds
-        self._requests: Iterator[Request] = iter(())
-        self._status = multiprocessing.RawArray("q", 2 * count) if count else None
-        self.reader.status = self._status
-        options: dict[str, Any] = {}
-        if count:
-            start = functools.partial(start_worker, self._status, os.getpid())
-            options = {"worker_init_fn": start, "multiprocessing_context": start_method, "timeout": POLL_SECONDS}
-        with _many_workers_allowed():
-            self._loader: Any = DataLoader(
-                self.reader,
-                batch_size=None,
-                sampler=self,
-                num_workers=count,
-                collate_fn=as_it_is,
-                persistent_workers=count > 0,
-                generator=torch.Generator(),  # its own, so that starting to read draws no global random number
-                **options,
-            )
+        self._count, self._start_method = count, start_method
+        self._status = multiprocessing.RawArray("q", [-1] * count) if count else None
+        self._workers: list[Worker] = []
+        self._serial = count_from()
         self.busy = False
         """A read is under way."""
         self.broken = False
         """A worker died or hung."""
 
-    def __iter__(self) -> Iterator[Request]:
-        """DataLoader's view: what to read next."""
-        return self._requests
-
     def read(self, requests: Iterator[Request]) -> Iterator[Loaded]:
         """What was read for each request, in order, some read ahead.
 
         Raises:
-            DataError: a worker died, or none answered for `timeout_seconds`.
+            DataError: a worker died, or did not answer for `timeout_seconds`.
         """
-        asked: list[Request] = []
-        self._requests = (asked.append(request) or request for request in requests)  # type: ignore[func-returns-value]
+        if not self._count:
+            yield from map(self.reader.__getitem__, requests)
+            return
         self.busy = True
         try:
-            with _own_child_handler(), _many_workers_allowed():
-                iterator = iter(self._loader)
-            while (loaded := self._next(iterator, asked)) is not None:
-                asked.pop(0)
+            if not self._workers:
+                self._start()
+            asked: deque[tuple[Worker, int]] = deque()
+            for worker in self._workers * READ_AHEAD:
+                self._ask(worker, requests, asked)
+            while asked:
+                worker, serial = asked.popleft()
+                loaded = self._wait(worker, serial)
+                self._ask(worker, requests, asked)
                 yield loaded
         finally:
             self.busy = False
 
     def close(self) -> None:
-        """Ends the processes: idle ones by DataLoader's own way, others at once; they hold no state."""
-        if self.busy or self.broken:
-            self._kill()
-        self._loader = None
-        self._kill()
+        """Ends the processes."""
+        for worker in self._workers:
+            worker.end(at_once=self.busy or self.broken)
+        self._workers.clear()
 
-    def _next(self, iterator: Any, asked: list[Request]) -> Loaded | None:
-        begin = time.monotonic()
+    def _start(self) -> None:
+        for number in range(self._count):
+            self._workers.append(Worker(self.reader, number, self._status, self._start_method))
+        # multiprocessing would wait at exit for ever: it sends SIGTERM, which they ignore.
+        Finalize(self, _kill, args=(self._workers,), exitpriority=100)
+
+    def _ask(self, worker: Worker, requests: Iterator[Request], asked: deque[tuple[Worker, int]]) -> None:
+        for request in islice(requests, 1):
+            serial = next(self._serial)
+            worker.channel.post((serial, request))
+            asked.append((worker, serial))
+
+    def _wait(self, worker: Worker, serial: int) -> Loaded:
+        waited = 0.0
         while True:
-            try:
-                loaded: Loaded = next(iterator)
-                return loaded
-            except StopIteration:
-                return None
-            except RuntimeError as error:  # DataLoader has no other type for a silent or dead worker
-                message = str(error)
-            waited = time.monotonic() - begin
-            if "timed out" not in message:
+            while (taken := worker.channel.take()) is not None:
+                (answered, rest), tensors = taken
+                if answered == serial:
+                    return Loaded(*(tensors or (torch.empty(0), torch.empty(0))), *rest)
+                waited = 0.0  # that was for an epoch that was left; now it turns to this one
+            dead = worker.channel.closed or not worker.process.is_alive()
+            begin = time.monotonic()
+            came = worker.channel.exchange(0 if dead else POLL_SECONDS)
+            if dead and not came:  # all that it sent before is used
                 self.broken = True
-                raise DataError(self._death(message))
+                raise DataError(self._death(worker))
+            # Not all the time that has passed: this process may have been stopped meanwhile, by Ctrl-Z for instance.
+            waited += min(time.monotonic() - begin, POLL_SECONDS)
             if 0 < self.timeout_seconds <= waited:
                 self.broken = True
-                raise DataError(self._silence(asked[0], waited))
+                raise DataError(self._silence(worker, waited))
 
-    def _death(self, message: str) -> str:
-        found = re.search(r"pid\(s\) ([\d, ]+)", message)
-        if found is None:
-            return f"data: the loader workers failed: {message}"
-        pids = [int(pid) for pid in found[1].split(",")]
-        return (
-            "; ".join(f"data: {self._who(pid)} died" for pid in pids)
-            + ". Killed for lack of memory is the usual cause: lower data.num_workers or data.batch_size"
-        )
+    def _silence(self, worker: Worker, waited: float) -> str:
+        state = process_state(worker.process.pid)
+        who = f"{self._who(worker)}, {state}" if state else self._who(worker)
+        return f"{who}: no answer for {waited:.0f} seconds (data.timeout={self.timeout_seconds:g})"
 
-    def _silence(self, request: Request, waited: float) -> str:
-        samples = {entry % len(self.reader.source) for entry in request.indices}
+    def _death(self, worker: Worker) -> str:
+        worker.process.join(LEAVE_SECONDS)
+        code = worker.process.exitcode or 0
+        if code == -signal.SIGKILL:
+            cause = ". Killed for lack of memory is the usual cause: lower data.num_workers or data.batch_size"
+        else:
+            cause = f" with {signal.Signals(-code).name}" if code < 0 else f" with exit code {code}"
+        return f"{self._who(worker)} died{cause}"
+
+    def _who(self, worker: Worker) -> str:
         assert self._status is not None
-        pids = [self._status[i] for i in range(0, len(self._status), 2) if self._status[i + 1] in samples]
-        who = "; ".join(self._who(pid) for pid in pids) or "no loader worker"
-        return f"data: {who}: no answer for {waited:.0f} seconds (data.timeout={self.timeout_seconds:g})"
-
-    def _who(self, pid: int) -> str:
-        assert self._status is not None
-        pids = list(self._status[::2])
-        number = pids.index(pid) if pid in pids else -1
-        sample = self._status[2 * number + 1] if number >= 0 else -1
+        sample = self._status[worker.number]
         doing = f"reading {describe(self.reader.source, sample)}" if sample >= 0 else "waiting for work"
-        return f"loader worker {number} (pid {pid}), {doing}"
-
-    def _kill(self) -> None:
-        """SIGKILL to what is left: workers ignore SIGTERM, for which multiprocessing would wait at exit for ever."""
-        pids = set(self._status[::2]) if self._status is not None else set()
-        for process in multiprocessing.active_children():
-            if process.pid in pids:
-                process.kill()
-                process.join()
+        return f"data: loader worker {worker.number} (pid {worker.process.pid}), {doing}"
 
 
-def start_worker(status: Any, parent: int, number: int) -> None:
-    """Runs first in a worker: signals for the run are the main process's to handle; no worker outlives it."""
-    for name in IGNORED:
+def serve(reader: Reader, connection: socket.socket, status: Any, number: int, parent: int | None) -> None:
+    """What a worker does: reads what is asked for, until it is told to leave or its parent ends."""
+    for name in IGNORED:  # signals for the run are the main process's to handle
         signal.signal(name, signal.SIG_IGN)
-    forked = multiprocessing.get_start_method(allow_none=True) == "fork"  # otherwise a server starts the workers
-    follow_parent(signal.SIGKILL, parent if forked else None)
-    status[2 * number], status[2 * number + 1] = os.getpid(), -1
+    follow_parent(signal.SIGKILL, parent)
+    torch.set_num_threads(1)
+    reader.note = lambda sample: status.__setitem__(number, sample)
+    main = multiprocessing.parent_process()
+    assert main is not None
+    with suppress(EOFError, ConnectionError):
+        while wait([connection, main.sentinel]) == [connection]:
+            asked = receive(connection)
+            if asked is None:
+                return
+            serial, request = asked
+            loaded = reader[request]
+            tensors = (loaded.images, loaded.targets) if loaded.failure is None else ()
+            send(connection, (serial, loaded[2:]), tensors)
 
 
-def as_it_is(loaded: Any) -> Any:
-    """Collates nothing: the reader gives whole batches."""
-    return loaded
-
-
-@contextmanager
-def _own_child_handler() -> Iterator[None]:
-    """Keeps torch's SIGCHLD handler out: for a dead worker it raises wherever the main thread is, even in a save."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)
-
-
-@contextmanager
-def _many_workers_allowed() -> Iterator[None]:
-    """No warning about more workers than cores: they may wait for disks."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        yield
+def _kill(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.end(at_once=True)

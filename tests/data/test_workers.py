@@ -2,16 +2,20 @@
 
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from app.data.channel import LENGTH, Channel, send
 from app.data.feed import Feed
 from app.data.source import Splits
 from app.errors import DataError
@@ -87,6 +91,78 @@ def test_hanging_worker_is_named_and_ended(feed_of: FeedOf) -> None:
     assert str(caught.value).endswith("seconds (data.timeout=1.5)")
     feed.close()
     assert not multiprocessing.active_children()
+
+
+def stop_me() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_stopped_worker_is_named_and_ended(feed_of: FeedOf, part: str) -> None:
+    data = {"train": Trap(None), "val": Trap(None), part: Trap(stop_me)}
+    feed = feed_of(Splits(data["train"], data["val"], ["a", "b"]), num_workers=2, timeout=1.5, eval_batch_size=4)
+    with pytest.raises(DataError) as caught:
+        list(feed.train(0, 0) if part == "train" else feed.evaluate("val"))
+    assert re.fullmatch(
+        r"data: loader worker \d \(pid \d+\), reading sample 5 of Trap, is stopped: no answer for 2 seconds "
+        r"\(data.timeout=1.5\)",
+        str(caught.value),
+    )
+    feed.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_batch_that_was_sent_needs_no_living_sender(feed_of: FeedOf, number: int) -> None:
+    feed = trapped(feed_of, None, timeout=1.5)
+    steps = feed.train(0, 0)
+    found = [next(steps).micros[0]]
+    time.sleep(1)  # in which the workers have read and sent all that they were asked for
+    for process in multiprocessing.active_children():
+        assert process.pid is not None
+        os.kill(process.pid, number)
+    with pytest.raises(DataError, match="is stopped: no answer" if number == signal.SIGSTOP else "died"):
+        found += (step.micros[0] for step in steps)
+    assert len(found) == 5, "the first batch, and two that each worker had read ahead"
+    assert [int(batch.indices[0]) for batch in found] == [0, 4, 8, 12, 16]
+
+
+def test_a_batch_may_be_sent_in_pieces_and_stop_in_the_middle() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    tensors = [torch.arange(5), torch.rand(2, 3)]
+    send(theirs, "first", tensors)
+    send(theirs, "x" * 100_000, ())
+    while (taken := channel.take()) is None:
+        assert channel.exchange(1)
+    assert taken[0] == "first"
+    assert all(torch.equal(left, right) for left, right in zip(taken[1], tensors, strict=True))
+    while (taken := channel.take()) is None:
+        assert channel.exchange(1)
+    assert taken == ("x" * 100_000, [])
+    theirs.sendall(LENGTH.pack(1000) + b"the rest never comes")
+    assert channel.exchange(1)
+    assert channel.take() is None
+    theirs.close()
+    assert not channel.exchange(1)
+    assert channel.closed
+    channel.close()
+
+
+COMMAND = [sys.executable, str(Path(__file__).parents[2] / "benchmarks/loader_faults.py")]
+
+
+def test_the_command_ends_with_one_message_when_a_worker_fails() -> None:
+    """Stopped, killed, and each while a batch is on its way; in training and in evaluation."""
+    places = ["training", "evaluation"]
+    found = subprocess.run([*COMMAND, "--times", "1", "--places", *places], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_one_message_twenty_times() -> None:
+    found = subprocess.run([*COMMAND, "--times", "20"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_signals_of_the_run_are_not_the_workers(feed_of: FeedOf) -> None:
