@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from app.config.schema.hooks import ClassNumCheckConf
 from app.core.hook import Hook
 from app.core.rng import preserved
 from app.core.state import Run
 from app.errors import ConfigError
 
 
-class ClassNumCheck(Hook):
+class ClassNumCheck(ClassNumCheckConf, Hook):
     """Runs one blank image through the model before training and compares the outputs with the data set's classes.
 
     Nothing is left behind: evaluation mode, no gradients, random generators put back.

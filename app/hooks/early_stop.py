@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from app.config.schema.hooks import EarlyStopConf
 from app.core.hook import Hook
 from app.core.state import Run
 from app.metrics.names import resolve, resolve_rule
 
 
-class EarlyStop(Hook):
+class EarlyStop(EarlyStopConf, Hook):
     """Decides after each validation; the checkpoint hook saves what is left at the next commit.
 
     A run that it ended does not go on when it is resumed, unless the settings now say so.
@@ -19,18 +20,7 @@ class EarlyStop(Hook):
 
     in_test = False
 
-    def __init__(
-        self,
-        monitor: str = "auto",
-        rule: str | None = None,
-        min_delta: float = 0.0,
-        patience: int = 5,
-        check_finite: bool = True,
-        threshold: float | None = None,
-    ) -> None:
-        """Arguments as in app.config.schema.hooks.EarlyStopConf."""
-        self.monitor, self.rule, self.min_delta, self.patience = monitor, rule, min_delta, patience
-        self.check_finite, self.threshold = check_finite, threshold
+    def __post_init__(self) -> None:
         self.best: float | None = None
         self.waited = 0
         self.latest: float | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from app.config.schema.hooks import EMAConf
 from app.core.hook import Hook
 from app.core.parallel import like, local
 from app.core.state import Run, StepInfo
@@ -20,7 +21,7 @@ MOST_OF_THE_START = 0.05
 logger = logging.getLogger(__name__)
 
 
-class EMA(Hook):
+class EMA(EMAConf, Hook):
     """Averages the weights after every step; the first averaged step copies them.
 
     `exponential` and `swa` give what torch.optim.swa_utils.AveragedModel gives; `annealing` is MMEngine's
@@ -30,23 +31,9 @@ class EMA(Hook):
 
     in_test = False  # what is loaded then is the average
 
-    def __init__(
-        self,
-        kind: str,
-        momentum: float,
-        decay: float | None,
-        gamma: int,
-        begin_epoch: int,
-        begin_iter: int,
-        update_buffers: bool,
-        evaluate_on_ema: bool,
-        evaluate_on_origin: bool,
-    ) -> None:
-        self.kind, self.gamma = kind, gamma
-        self.momentum = momentum if decay is None else 1 - decay
-        self.begin_epoch, self.begin_iter = begin_epoch, begin_iter
-        self.update_buffers = update_buffers
-        self.evaluate_on_ema, self.evaluate_on_origin = evaluate_on_ema, evaluate_on_origin
+    def __post_init__(self) -> None:
+        if self.decay is not None:
+            self.momentum = 1 - self.decay
         self.updates = 0
         """Steps in the average; 0: it is the weights."""
         self.average: dict[str, torch.Tensor] = {}

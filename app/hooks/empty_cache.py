@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from app.config.schema.hooks import EmptyCacheConf
 from app.core.hook import Hook
 from app.core.state import Run, StepInfo
 
 
-class EmptyCache(Hook):
+class EmptyCache(EmptyCacheConf, Hook):
     """Frees the CUDA caching allocator's unused blocks; on any other device nothing happens."""
-
-    def __init__(self, before_epoch: bool, after_epoch: bool, after_iter: bool) -> None:
-        self.before_epoch, self.after_epoch, self.after_iter = before_epoch, after_epoch, after_iter
 
     def epoch_start(self, run: Run) -> None:
         if self.before_epoch:

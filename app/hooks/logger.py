@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from app.config.schema.hooks import LoggerConf
 from app.core.clock import times_left
 from app.core.hook import Hook
 from app.core.state import Run, StepInfo
@@ -77,11 +78,10 @@ def make_windows(window_size: int, custom: Sequence[Mapping[str, Any]]) -> list[
     return list(windows.values())
 
 
-class Logger(Hook):
+class Logger(LoggerConf, Hook):
     """Keeps each step's numbers on the device and reads them all at once every `interval` iterations."""
 
-    def __init__(self, interval: int = 10) -> None:
-        self.interval = interval
+    def __post_init__(self) -> None:
         self.pending: list[StepInfo] = []
         self.display = ProgressDisplay(False, 0, "")
 

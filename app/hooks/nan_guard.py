@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from app.checkpoint.store import Store
+from app.config.schema.hooks import NanGuardConf
 from app.core.hook import Hook
 from app.core.state import Run, StepInfo
 from app.errors import DataError
@@ -27,7 +28,7 @@ class Entry(NamedTuple):
     grad_norm: torch.Tensor | None
 
 
-class NanGuard(Hook):
+class NanGuard(NanGuardConf, Hook):
     """Looks at losses, gradient norms (where there are any) and weights every `interval` steps, and as an epoch ends.
 
     stop: raises after `max_bad` bad looks in a row.
@@ -44,9 +45,7 @@ class NanGuard(Hook):
 
     in_test = False
 
-    def __init__(self, policy: str, interval: int, max_bad: int, max_rollbacks: int) -> None:
-        self.policy, self.interval = policy, interval
-        self.max_bad, self.max_rollbacks = max_bad, max_rollbacks
+    def __post_init__(self) -> None:
         self.window: list[Entry] = []
         self.bad_looks = self.rollbacks = 0
         self.skipped = self.skipped_in_a_row = 0

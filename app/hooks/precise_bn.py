@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from app.config.schema.hooks import PreciseBNConf
 from app.core.clock import due
 from app.core.hook import Hook
 from app.core.state import Run
 
 
-class PreciseBN(Hook):
+class PreciseBN(PreciseBNConf, Hook):
     """Recomputes batch-norm statistics before validation, as in "Rethinking Batch in BatchNorm" (arXiv:2105.07576).
 
     They are the plain mean of the batch statistics of `num_samples` training samples, at most one epoch's, over all
@@ -24,8 +25,7 @@ class PreciseBN(Hook):
 
     in_test = False
 
-    def __init__(self, num_samples: int, interval: int) -> None:
-        self.num_samples, self.interval = num_samples, interval
+    def __post_init__(self) -> None:
         self.validations = 0
 
     @contextmanager

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
+from app.config.schema.hooks import PreemptConf
 from app.core.hook import Hook
 from app.core.state import Run
 from app.log import mute_lost_terminals
@@ -30,7 +31,7 @@ STEPS_BETWEEN_LOOKS = 10
 logger = logging.getLogger(__name__)
 
 
-class Preempt(Hook):
+class Preempt(PreemptConf, Hook):
     """The handlers only take note; all ranks act together, at a commit.
 
     Under SLURM, SIGTERM means save and go on: it comes before a preemption, after which SLURM requeues only a job that
@@ -38,7 +39,7 @@ class Preempt(Hook):
     (submitit's requeues the job) becomes `run.leave`, to be called when everything is saved and closed.
     """
 
-    def __init__(self) -> None:
+    def __post_init__(self) -> None:
         self._pid = os.getpid()
         self._received = 0
         self._evaluated = False

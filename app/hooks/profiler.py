@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 
+from app.config.schema.hooks import ProfilerConf
 from app.core.hook import Hook
 from app.core.state import Run, StepInfo
 
 logger = logging.getLogger(__name__)
 
 
-class Profiler(Hook):
+class Profiler(ProfilerConf, Hook):
     """Records `active` iterations after `wait` and `warmup`, `repeat` times, on the main rank.
 
     Each cycle writes `profile/main.<step>.pt.trace.json` into the run folder, which chrome://tracing, Perfetto and
@@ -22,25 +22,8 @@ class Profiler(Hook):
 
     in_test = False
 
-    def __init__(
-        self,
-        wait: int,
-        warmup: int,
-        active: int,
-        repeat: int,
-        record_shapes: bool,
-        profile_memory: bool,
-        with_stack: bool,
-        with_flops: bool,
-    ) -> None:
-        self.schedule = torch.profiler.schedule(wait=wait, warmup=warmup, active=active, repeat=repeat)
-        self.iterations = repeat * (wait + warmup + active)
-        self.options: dict[str, Any] = {
-            "record_shapes": record_shapes,
-            "profile_memory": profile_memory,
-            "with_stack": with_stack,
-            "with_flops": with_flops,
-        }
+    def __post_init__(self) -> None:
+        self.iterations = self.repeat * (self.wait + self.warmup + self.active)
         self.profile: torch.profiler.profile | None = None
 
     def epoch_start(self, run: Run) -> None:
@@ -51,10 +34,15 @@ class Profiler(Hook):
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         self.profile = torch.profiler.profile(
             activities=activities,
-            schedule=self.schedule,
+            schedule=torch.profiler.schedule(
+                wait=self.wait, warmup=self.warmup, active=self.active, repeat=self.repeat
+            ),
             on_trace_ready=lambda profile: write(run, profile),
             acc_events=True,
-            **self.options,
+            record_shapes=self.record_shapes,
+            profile_memory=self.profile_memory,
+            with_stack=self.with_stack,
+            with_flops=self.with_flops,
         )
         self.profile.start()
 

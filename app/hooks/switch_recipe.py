@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from app.config.schema.hooks import SwitchRecipeConf
 from app.core.hook import Hook
 from app.core.state import Run
 from app.metrics.losses import build_loss
@@ -16,7 +17,7 @@ PARTS = ("augment", "batch_augment", "loss")
 logger = logging.getLogger(__name__)
 
 
-class SwitchRecipe(Hook):
+class SwitchRecipe(SwitchRecipeConf, Hook):
     """Applies a schedule of {epoch, augment, batch_augment, loss}.
 
     An entry changes what it names, from its epoch (0-based) on; null switches an augmentation off. What is in force is
@@ -27,9 +28,6 @@ class SwitchRecipe(Hook):
     """
 
     in_test = False
-
-    def __init__(self, schedule: Sequence[Mapping[str, Any]]) -> None:
-        self.schedule = schedule
 
     def attach(self, run: Run) -> None:
         data = run.config["data"]

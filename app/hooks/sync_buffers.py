@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from app.config.schema.hooks import SyncBuffersConf
 from app.core.hook import Hook
 from app.core.state import Run
 
 
-class SyncBuffers(Hook):
+class SyncBuffers(SyncBuffersConf, Hook):
     """Replaces the floating-point buffers by their mean over the ranks, before validation and at the end of an epoch.
 
     Integer buffers (counters) are left alone. A single process has nothing to do.

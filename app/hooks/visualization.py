@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from app.config.schema.hooks import VisualizationConf
 from app.core.clock import due
 from app.core.hook import Hook
 from app.core.state import Run
@@ -20,28 +21,14 @@ from app.visualizer import draw
 logger = logging.getLogger(__name__)
 
 
-class Visualization(Hook):
+class Visualization(VisualizationConf, Hook):
     """Draws what the evaluation already computed: no second forward pass.
 
     To all visualizer backends go `phase/predictions` (and `phase/worst`), single pictures, `…_grid`, all on one
     sheet, and `phase/confusion`, the matrix.
     """
 
-    in_test = True
-
-    def __init__(
-        self,
-        enable: bool = False,
-        interval: int = 1,
-        max_images: int = 16,
-        worst: int = 0,
-        rescale_factor: float | None = None,
-        show: bool = False,
-        out_dir: str | None = None,
-    ) -> None:
-        self.enable, self.interval = enable, interval
-        self.max_images, self.worst = max_images, worst
-        self.rescale_factor, self.show, self.out_dir = rescale_factor, show, out_dir
+    def __post_init__(self) -> None:
         self.evaluations = 0
 
     def attach(self, run: Run) -> None:

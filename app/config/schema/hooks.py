@@ -1,4 +1,7 @@
-"""The configuration of every hook. One dataclass a hook; the field names are the constructor's arguments."""
+"""The configuration of every hook, one dataclass each. The hook inherits it: `class EMA(EMAConf, Hook)`.
+
+So the fields below are the constructor's arguments, and nothing repeats them. No torch here.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +28,13 @@ PRIORITY = "Place in the call order: 0 to 100, or HIGHEST, VERY_HIGH, HIGH, ABOV
 
 @dataclass(eq=False, repr=False)
 class HookConf:
-    """What every hook has."""
+    """The keys of every hook."""
 
     _target_: str = MISSING
     priority: int | str = knob(50, PRIORITY)
+
+    def __post_init__(self) -> None:
+        """Allocate a hook's state; a dataclass only calls what it has seen, so the place for it is here."""
 
 
 @dataclass(eq=False, repr=False)
