@@ -52,9 +52,9 @@ def test_when_it_stops(tmp_path: Path, arguments: dict[str, Any], values: list[f
 
 
 def test_less_is_better_for_a_loss(tmp_path: Path) -> None:
-    assert fed(tmp_path, EarlyStop("loss", patience=2), [0.5, 0.4, 0.45, 0.41], "val/loss")[1] == 4
-    assert fed(tmp_path, EarlyStop("loss", threshold=0.3), [0.5, 0.2], "val/loss")[1] == 2
-    assert fed(tmp_path, EarlyStop("loss", rule="greater", patience=2), [0.5, 0.4, 0.3], "val/loss")[1] == 3
+    assert fed(tmp_path, EarlyStop(monitor="loss", patience=2), [0.5, 0.4, 0.45, 0.41], "val/loss")[1] == 4
+    assert fed(tmp_path, EarlyStop(monitor="loss", threshold=0.3), [0.5, 0.2], "val/loss")[1] == 2
+    assert fed(tmp_path, EarlyStop(monitor="loss", rule="greater", patience=2), [0.5, 0.4, 0.3], "val/loss")[1] == 3
 
 
 def test_counters_survive_a_resume(tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_a_stopped_run_stays_stopped_unless_the_settings_changed(tmp_path: Path)
     assert "hooks.early_stop=null goes on" in reason
     assert restored(tmp_path, EarlyStop(patience=3), first.state_dict()).stop_reason is None
     assert restored(tmp_path, EarlyStop(patience=3, threshold=0.2), first.state_dict()).stop_reason is not None
-    other = EarlyStop("loss", patience=2)
+    other = EarlyStop(monitor="loss", patience=2)
     assert restored(tmp_path, other, first.state_dict()).stop_reason is None
     assert other.best is None, "the best accuracy says nothing about the loss"
 
 
 def test_an_unknown_metric_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"hooks.early_stop.monitor: there is no metric 'accuracy'"):
-        EarlyStop("accuracy").attach(tiny_run(tmp_path, config=CONFIG))
+        EarlyStop(monitor="accuracy").attach(tiny_run(tmp_path, config=CONFIG))

@@ -42,7 +42,7 @@ def test_is_called_where_configured(
             super().epoch_end(gpu)
 
     gpu = tiny_run(tmp_path, World(torch.device("cuda")))
-    hook: Hook = OnGPU(conf.before_epoch, conf.after_epoch, conf.after_iter)
+    hook: Hook = OnGPU(before_epoch=conf.before_epoch, after_epoch=conf.after_epoch, after_iter=conf.after_iter)
     train(tiny_run(tmp_path), {"empty_cache": hook})
     assert len(found) == calls
 
