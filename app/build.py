@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from app.core.rng import seed_building
 from app.core.speed import compile_forward, set_layout
 from app.core.speed import describe as describe_speed
 from app.core.state import DataFeed, Run, Schedule, TrainState
+from app.data.classes import in_order_of
 from app.data.feed import Feed, build_feed
 from app.data.source import read_splits
 from app.errors import ConfigError, RunError
@@ -57,13 +58,17 @@ def make(node: Mapping[str, Any], **extra: Any) -> Any:
     return functools.partial(made.func, *made.args, **made.keywords) if isinstance(made, functools.partial) else made
 
 
-def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_init: bool) -> Run:
+def build_run(
+    cfg: DictConfig, folder: Path, world: World, seed: int, *, with_init: bool, classes: Sequence[str] | None = None
+) -> Run:
     """All objects of a run, seeded by `seed`; pretrained weights are put in only `with_init`.
+
+    `classes` are those of the checkpoint whose weights will be used: labels follow their order.
 
     Raises:
         ConfigError, DataError: what only shows when the objects are made.
     """
-    data = build_data(cfg, world, seed)
+    data = build_data(cfg, world, seed, classes)
     seed_building(seed)
     model = synchronised(build_model(cfg, data, with_init), world, cfg.env.dist.sync_bn).to(world.device)
     if data.smallest_batch == 1 and cfg.mode == "train":
@@ -102,12 +107,17 @@ def build_run(cfg: DictConfig, folder: Path, world: World, seed: int, *, with_in
     return run
 
 
-def build_data(cfg: DictConfig, world: World, seed: int) -> Feed:
-    """The data set, read by its target from the keys that are its own, and fed as the common keys say."""
+def build_data(cfg: DictConfig, world: World, seed: int, classes: Sequence[str] | None = None) -> Feed:
+    """The data set, read by its target from the keys that are its own, and fed as the common keys say.
+
+    Its classes come in the order of `classes`, a checkpoint's, where the names are the same.
+    """
     settings = values(cfg.data)
     accepted = parameters_of(cfg.data._target_)
     own = {key: value for key, value in settings.items() if key not in FEED_KEYS or key in accepted}
     splits = read_splits(functools.partial(make, own), accepted)
+    if classes is not None:
+        splits = in_order_of(splits, classes, partial=cfg.mode == "test")
     return build_feed(
         splits,
         {key: settings[key] for key in FEED_KEYS if key in settings},
@@ -139,7 +149,7 @@ def build_model(cfg: DictConfig, data: DataFeed, with_init: bool) -> nn.Module:
     if with_init and init.get("checkpoint"):
         from app.models.pretrained import load_pretrained
 
-        logger.info(load_pretrained(model, init["checkpoint"], init.get("prefix")))
+        load_pretrained(model, init["checkpoint"], init.get("prefix"), data.classes)
     return model
 
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from app import log
 from app.build import amp_mode, build_run
+from app.checkpoint.weights import load_weights, read_weights
 from app.core import env, ranks
 from app.core.hook import bind, call
 from app.core.ranks import World
@@ -25,10 +26,10 @@ from app.hooks.monitor import Monitor
 from app.resume import (
     checkpoint_folder,
     choose_seed,
+    classes_of,
     find_source,
     find_tested,
     finished,
-    load_weights,
     restore,
     roll_back,
 )
@@ -74,15 +75,18 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
     started = time.monotonic()
     checkpoints = checkpoint_folder(cfg, place)
     source = find_source(cfg, place, checkpoints, world)
-    run = build_run(cfg, place, world, choose_seed(cfg, place, source, world), with_init=source is None)
+    weights = read_weights(cfg.load_from) if source is None and cfg.load_from is not None else None
+    classes = classes_of(source) if source is not None else weights.classes if weights is not None else None
+    seed = choose_seed(cfg, place, source, world)
+    run = build_run(cfg, place, world, seed, with_init=source is None, classes=classes)
     run.checkpoint_folder = checkpoints
     if world.is_main:
         folder.link_checkpoints(place, checkpoints)
     with attached(run) as monitor:
         if source is not None:
             restore(run, source)
-        elif cfg.load_from is not None:
-            load_weights(run, cfg.load_from)
+        elif weights is not None:
+            load_weights(run.state.model, weights, run.data.classes)
         run.visualizer.rewind(run.state.progress.step)
         run.rollback = lambda: roll_back(run, checkpoints)
         if finished(run):
@@ -104,23 +108,26 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
 
 
 def evaluate(cfg: DictConfig, place: Path, world: World) -> float | None:
-    """Evaluates the checkpoint of `load_from`, or the one that `resume` means."""
-    location = cfg.load_from or find_tested(cfg, world)
-    run = build_run(cfg, place, world, choose_seed(cfg, place, None, world), with_init=False)
+    """Evaluates the checkpoint of `load_from`, or the one that `resume` means: all of it, with its classes."""
+    weights = read_weights(cfg.load_from or find_tested(cfg, world))
+    seed = choose_seed(cfg, place, None, world)
+    run = build_run(cfg, place, world, seed, with_init=False, classes=weights.classes)
     run.hooks = {name: hook for name, hook in run.hooks.items() if hook.in_test}
     with attached(run) as monitor:
-        load_weights(run, location)
+        load_weights(run.state.model, weights, run.data.classes, strict=True)
         test(run, autocast_for(amp_mode(cfg.train.amp), world.device))
     return monitor.best
 
 
 def check(cfg: DictConfig, place: Path, world: World) -> float | None:
     """`check=true`: see app.engine.trial."""
-    run = build_run(cfg, place, world, choose_seed(cfg, place, None, world), with_init=True)
+    weights = read_weights(cfg.load_from) if cfg.load_from is not None else None
+    classes = None if weights is None else weights.classes
+    run = build_run(cfg, place, world, choose_seed(cfg, place, None, world), with_init=True, classes=classes)
     run.hooks.pop("checkpoint", None)
     with attached(run):
-        if cfg.load_from is not None:
-            load_weights(run, cfg.load_from)
+        if weights is not None:
+            load_weights(run.state.model, weights, run.data.classes)
         try_out(run, cfg.train.clip_norm, autocast_for(amp_mode(cfg.train.amp), world.device))
     return None
 

@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from app.checkpoint import contents
 from app.checkpoint.download import local_file
-from app.checkpoint.weights import load_into
 from app.config.wording import show
 from app.core.ranks import World
 from app.core.state import Run
@@ -47,6 +46,11 @@ def choose_seed(cfg: DictConfig, place: Path, source: Path | None, world: World)
         write_json(place / folder.SEED, {"seed": seed})
     logger.info("seed %d%s", seed, "" if cfg.randomness.seed is not None else " (randomness.seed=null)")
     return int(seed)
+
+
+def classes_of(source: Path) -> list[str]:
+    """The class names of the run that saved `source`."""
+    return list(contents.peek(source)["data"]["classes"])
 
 
 def find_source(cfg: DictConfig, place: Path, checkpoints: Path, world: World) -> Path | None:
@@ -127,11 +131,6 @@ def finished(run: Run) -> bool:
         logger.info("already finished at %s; a longer train.max_epochs (max_iters) goes on", position(run))
         return True
     return False
-
-
-def load_weights(run: Run, location: str) -> None:
-    """Takes the weights of `load_from`, the average where the file has one, and reports what matched."""
-    logger.info(load_into(run.state.model, location, "load_from", interrupted=run.interrupted))
 
 
 def roll_back(run: Run, checkpoints: Path) -> bool:

@@ -35,19 +35,24 @@ def class_name(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
 
 
+def compare_classes(saved: Sequence[str], present: Sequence[str]) -> str:
+    """How two class lists differ, and both of them; empty when they do not."""
+    if list(saved) == list(present):
+        return ""
+    lists = f"{', '.join(saved[:20])}{', …' if len(saved) > 20 else ''} | {', '.join(present[:20])}"
+    text = f"is of a run with {len(saved)} classes, data has {len(present)}"
+    if len(saved) == len(present):
+        before, after = next(pair for pair in zip(saved, present, strict=True) if pair[0] != pair[1])
+        text = f"is of a run whose class {list(saved).index(before)} was {before!r}, in data it is {after!r}"
+    return f"{text} (its classes | the data's: {lists}{', …' if len(present) > 20 else ''})"
+
+
 def _data(run: Run, state: Mapping[str, Any], source: object) -> list[str]:
     then, data = state["data"], run.data
     old, new = list(then["classes"]), list(data.classes)
-    if len(old) != len(new):
+    if difference := compare_classes(old, new):
         raise CheckpointError(
-            f"{source} is of a run with {len(old)} classes, data has {len(new)}; "
-            "resume with the data it was trained on, or fine-tune with resume=false load_from=…"
-        )
-    if old != new:
-        before, after = next(pair for pair in zip(old, new, strict=True) if pair[0] != pair[1])
-        raise CheckpointError(
-            f"{source} is of a run whose class {old.index(before)} was {before!r}, in data it is {after!r}; "
-            "resume with the data it was trained on"
+            f"{source} {difference}; resume with the data it was trained on, or fine-tune with resume=false load_from=…"
         )
     if then["steps_per_epoch"] == data.steps_per_epoch:
         return []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from app.checkpoint import compatibility, manifest, recovery, torch_file
 from app.checkpoint.compatibility import class_name, parameter_names
 from app.checkpoint.manifest import FORMAT
 from app.checkpoint.tree import map_tensors, plain
+from app.checkpoint.weights import load_state
 from app.core.parallel import like, whole
 from app.core.state import Progress, Run, TrainState
 from app.errors import CheckpointError
@@ -79,7 +79,7 @@ def restore(run: Run, state: Mapping[str, Any], source: object = "the checkpoint
             f"start from its weights with resume=false load_from={source}"
         )
     notes = compatibility.check(run, state, source)
-    load_model(run.state, state["model"], state["model_metadata"])
+    load_state(run.state.model, state["model"], state["model_metadata"])
     load_optimizer(run.state, state["optimizer"])
     if run.state.scaler is not None and state["scaler"]:
         run.state.scaler.load_state_dict(dict(state["scaler"]))
@@ -141,16 +141,6 @@ def model_state(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, A
     entries = state.model.state_dict()
     metadata = {name: dict(value) for name, value in getattr(entries, "_metadata", {}).items()}
     return map_tensors(plain(entries, "the state of the model"), whole), plain(metadata, "the metadata of the model")
-
-
-def load_model(state: TrainState, entries: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-    """The inverse of `model_state`."""
-    present = state.model.state_dict()
-    ordered: OrderedDict[str, Any] = OrderedDict(
-        (name, _placed(value, present[name])) for name, value in entries.items()
-    )
-    ordered._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
-    state.model.load_state_dict(ordered)
 
 
 def optimizer_state(state: TrainState) -> dict[str, Any]:

@@ -1,17 +1,19 @@
-"""Weights from a file into a model: which entries matched, which did not, and never in silence."""
+"""Weights from anybody's file into a model: the only reader of weights. What did not match is never passed over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from torch import nn
 
 from app.checkpoint import manifest, recovery, torch_file
-from app.checkpoint.compatibility import some
+from app.checkpoint.compatibility import compare_classes, some
 from app.checkpoint.download import local_file
 from app.checkpoint.torch_file import impostor
 from app.checkpoint.transfer import shown
@@ -23,35 +25,32 @@ NESTED = ("state_dict", "model", "model_state_dict", "module", "net")
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of DataParallel and torch.compile."""
 
-Weights = dict[str, torch.Tensor]
+logger = logging.getLogger(__name__)
 
 
-def load_into(
-    model: nn.Module,
-    location: str,
-    what: str,
-    prefix: str | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
-) -> str:
-    """Puts the weights at `location` into `model` as far as they fit; returns a line that says how far.
+class Weights(NamedTuple):
+    """A model's parameters and buffers, as a file holds them."""
 
-    Args:
-        model: changed in place; what does not match keeps its values.
-        location: path or http(s) address of a .pth, .pt or .safetensors file, with `#sha256=…` if wanted.
-        what: the config key that named it, for messages.
-        prefix: take only the entries that begin with it, without it.
-
-    Raises:
-        CheckpointError: the file cannot be used, or nothing in it matches.
-    """
-    weights = read_weights(location, prefix, what, interrupted)
-    return apply_weights(model, weights, f"{what}={shown(location)}")
+    entries: dict[str, Any]
+    """By name; the tensors are mapped from the file."""
+    metadata: dict[str, Any]
+    """Format versions by module name, as `state_dict()._metadata`; empty where the file has none."""
+    classes: list[str] | None = None
+    """Class names of the run that saved them; None for another program's file."""
+    name: str = "weights"
+    """How messages name them: `load_from=PATH`."""
 
 
 def read_weights(
-    location: str, prefix: str | None = None, what: str = "load_from", interrupted: Callable[[], bool] = lambda: False
+    location: str, what: str = "load_from", prefix: str | None = None, interrupted: Callable[[], bool] = lambda: False
 ) -> Weights:
-    """The tensors by name; of our own checkpoints the EMA average where the run was evaluated on it.
+    """Read the weights at `location`; of our own checkpoints the average where the run was evaluated on it.
+
+    Args:
+        location: path or http(s) address of a .pth, .pt or .safetensors file, with `#sha256=…` if wanted.
+        what: the config key that named it, for messages.
+        prefix: take only the entries that begin with it, without it.
+        interrupted: polled during a download.
 
     Raises:
         CheckpointError: see `local_file` and `torch_file.load`; or the file holds no weights, or none under `prefix`.
@@ -59,65 +58,123 @@ def read_weights(
     path = local_file(location, interrupted=interrupted)
     if (found := recovery.manifest_of(path)) is not None:
         manifest.verify(path.resolve().parent, found)
-    weights = _unwrapped(_safetensors(path) if path.suffix == ".safetensors" else _state_dict(path), path)
-    if prefix is None:
-        return weights
-    chosen = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    if not chosen:
-        raise CheckpointError(
-            f"{what}: no entry of {path} begins with {prefix!r}; it has {some(sorted(_heads(weights)))}"
-        )
-    return chosen
+    content = _safetensors(path) if path.suffix == ".safetensors" else torch_file.load(path)
+    entries, metadata = _unwrap(*_state_dict(content, path), path)
+    if prefix is not None:
+        heads = sorted(_heads(entries))
+        entries, metadata = _below(prefix, entries, metadata)
+        if not entries:
+            raise CheckpointError(f"{what}: no entry of {path} begins with {prefix!r}; it has {some(heads)}")
+    classes = content["data"]["classes"] if _is_ours(content) and "data" in content else None
+    return Weights(entries, metadata, classes, f"{what}={shown(location)}")
 
 
-def apply_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> str:
-    """Copies the entries whose name and shape match; returns what matched and what did not, in one line.
+def load_weights(
+    model: nn.Module, weights: Weights, classes: Sequence[str] | None = None, *, strict: bool = False
+) -> str:
+    """Copy the weights into `model`; log and return a line that says what matched and what did not.
+
+    Args:
+        model: changed in place; what does not match keeps its values.
+        weights: see `read_weights`.
+        classes: of the data, compared with those of the run that saved the weights; None: not compared.
+        strict: the weights are evaluated as they are, so every parameter and buffer must come from the file, and its
+            classes must be the data's.
 
     Raises:
-        CheckpointError: none match.
+        CheckpointError: nothing matches; or with `strict`, not everything.
     """
-    present = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-    matching = {
-        name: like(value, present[name])
-        for name, value in weights.items()
-        if name in present and present[name].shape == value.shape
-    }
-    shapes = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+    difference = compare_classes(weights.classes, classes) if weights.classes and classes else ""
+    if strict and difference:
+        raise CheckpointError(f"{weights.name} {difference}; give data of the classes it knows")
+    present = model.state_dict()
+    shapes = {
+        name: f"{name} {tuple(weights.entries[name].shape)} instead of {tuple(value.shape)}"
         for name, value in present.items()
-        if name in weights and name not in matching
-    ]
-    missing = [name for name in present if name not in weights]
-    unexpected = [name for name in weights if name not in present]
+        if isinstance(value, torch.Tensor) and name in weights.entries and weights.entries[name].shape != value.shape
+    }
+    entries = {name: value for name, value in weights.entries.items() if name not in shapes}
+    missing, unexpected = load_state(model, entries, weights.metadata)
+    missing = _without_tied(model, set(missing) - shapes.keys())
     parts = [
         f"{len(names)} {kind}: {some(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", [*shapes.values()]))
         if names
     ]
-    if not set(matching) & {name for name, _ in model.named_parameters()}:
+    untouched = {*missing, *shapes}
+    if all(name in untouched for name, _ in model.named_parameters()):
         raise CheckpointError(
-            f"{what}: no weights match {type(model).__name__}; {'; '.join(parts)}. "
-            f"The file is of another model{_prefix_hint(present, weights)}"
+            f"{weights.name}: no weights match {type(model).__name__}; {'; '.join(parts)}. "
+            f"The file is of another model{_prefix_hint(present, weights.entries)}"
         )
-    model.load_state_dict(matching, strict=False)
-    if _only_head(shapes, present):
+    # A file of ours holds exactly what its model has. Another program's may hold parts that are only trained with.
+    if strict and (untouched or (unexpected and weights.classes is not None)):
+        raise CheckpointError(
+            f"{weights.name} does not hold the weights of {type(model).__name__} as configured: {'; '.join(parts)}. "
+            "To evaluate, every parameter and buffer must come from the file; name the file's own model "
+            "(model=…, its options, and the data with its classes)"
+        )
+    if shapes and _is_last_module(shapes, present):
         parts.append("the last layer keeps its new weights: the file has another number of classes")
-    return "; ".join([f"{what}: loaded {len(matching)} of {len(present)} entries", *parts])
+    elif difference:
+        parts.append(f"it {difference}: the last layer's outputs meant the former")
+    line = "; ".join([f"{weights.name}: loaded {len(present) - len(untouched)} of {len(present)} entries", *parts])
+    logger.log(logging.WARNING if parts else logging.INFO, line)
+    return line
 
 
-def _state_dict(path: Path) -> Any:
-    content = torch_file.load(path)
-    if isinstance(content, dict) and isinstance(content.get("hooks"), dict) and "format" in content:
-        average = content["hooks"].get("ema", {}).get("average")
-        if average and _evaluated_on_average(content.get("config", "")):
-            return average
-    if isinstance(content, dict):
-        for key in NESTED:
-            if isinstance(content.get(key), Mapping) and any(
-                isinstance(v, torch.Tensor) for v in content[key].values()
-            ):
-                return content[key]
-    return content
+def load_state(
+    model: nn.Module, entries: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Copy `entries` into `model` through each module's own rules for older formats; return missing and unexpected.
+
+    Args:
+        model: changed in place; sharded parameters take their part.
+        entries: by name, of the model's shapes.
+        metadata: the modules' format versions. Without any, torch reads a file as its first releases wrote it; a
+            model that cannot be read so (MNASNet) is read as today's.
+
+    Raises:
+        CheckpointError: a module refuses its entries.
+    """
+    present = model.state_dict()
+    ordered: OrderedDict[str, Any] = OrderedDict(
+        (name, like(value, present[name]) if isinstance(present.get(name), torch.Tensor) else value)
+        for name, value in entries.items()
+    )
+    for versions in (metadata, getattr(present, "_metadata", {})):
+        ordered._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
+        try:
+            keys = model.load_state_dict(ordered, strict=False)
+        except (ValueError, RuntimeError) as error:
+            failure = error
+        else:
+            return list(keys.missing_keys), list(keys.unexpected_keys)
+    raise CheckpointError(f"{type(model).__name__} cannot read its weights: {' '.join(str(failure).split())[:300]}")
+
+
+def _is_ours(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and {"format", "kind"} <= content.keys()
+        and all(isinstance(content.get(key), Mapping) for key in ("model", "hooks"))
+    )
+
+
+def _state_dict(content: Any, path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Where in a file the weights are, and the versions of their modules."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights by name")
+    if _is_ours(content):
+        average = (content["hooks"].get("ema") or {}).get("average") or {}
+        # An average has no state of modules beside their tensors: the model's is taken.
+        entries = content["model"] | average if _evaluated_on_average(content.get("config", "")) else content["model"]
+        return entries, content.get("model_metadata", {})
+    for key in NESTED:
+        inner = content.get(key)
+        if isinstance(inner, Mapping) and any(isinstance(value, torch.Tensor) for value in inner.values()):
+            return inner, getattr(inner, "_metadata", {})
+    return content, getattr(content, "_metadata", {})
 
 
 def _evaluated_on_average(config: str) -> bool:
@@ -139,30 +196,56 @@ def _safetensors(path: Path) -> Any:
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
-def _unwrapped(content: Any, path: Path) -> Weights:
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights by name")
-    weights = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not weights:
+def _unwrap(
+    content: Mapping[str, Any], metadata: Mapping[str, Any], path: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors and modules' own states, without the prefixes that wrappers put before every name."""
+    entries = {
+        str(name): value
+        for name, value in content.items()
+        if isinstance(value, torch.Tensor) or str(name).endswith("_extra_state")
+    }
+    if not any(isinstance(value, torch.Tensor) for value in entries.values()):
         raise CheckpointError(f"{path} holds no weights; it has the entries {some([str(key) for key in content])}")
-    for _ in WRAPPERS:
-        for wrapper in WRAPPERS:
-            if all(name.startswith(wrapper) for name in weights):
-                weights = {name.removeprefix(wrapper): value for name, value in weights.items()}
-    return weights
+    versions = {str(name): value for name, value in metadata.items()}
+    for wrapper in WRAPPERS * 2:
+        if all(name.startswith(wrapper) for name in entries):
+            entries, versions = _below(wrapper, entries, versions)
+    return entries, versions
 
 
-def _heads(names: Mapping[str, Any]) -> set[str]:
+def _below(
+    prefix: str, entries: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries and versions under `prefix`, without it; the module `prefix` itself becomes the root, named ""."""
+    cut = {name.removeprefix(prefix): value for name, value in entries.items() if name.startswith(prefix)}
+    modules = {
+        f"{name}.".removeprefix(prefix).rstrip("."): value
+        for name, value in metadata.items()
+        if f"{name}.".startswith(prefix)
+    }
+    return cut, modules
+
+
+def _without_tied(model: nn.Module, missing: set[str]) -> list[str]:
+    """`missing` without second names of what was loaded under the first: safetensors keeps one name of a tensor."""
+    tensors: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= model.named_buffers(remove_duplicate=False)
+    loaded = {id(value) for name, value in tensors.items() if name not in missing}
+    return [name for name in model.state_dict() if name in missing and id(tensors.get(name)) not in loaded]
+
+
+def _heads(names: Iterable[str]) -> set[str]:
     return {f"{name.partition('.')[0]}." for name in names}
 
 
-def _prefix_hint(present: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
-    for head in sorted(_heads(weights)):
-        if sum(name.removeprefix(head) in present for name in weights if name.startswith(head)) > 1:
+def _prefix_hint(present: Mapping[str, Any], entries: Mapping[str, Any]) -> str:
+    for head in sorted(_heads(entries)):
+        if sum(name.removeprefix(head) in present for name in entries if name.startswith(head)) > 1:
             return f", or its part under {head!r}: model.init.checkpoint with model.init.prefix={head} takes that"
     return ""
 
 
-def _only_head(shapes: Sequence[str], present: Mapping[str, Any]) -> bool:
+def _is_last_module(names: Iterable[str], present: Sequence[str] | Mapping[str, Any]) -> bool:
     last_module = list(present)[-1].rpartition(".")[0]
-    return bool(shapes) and all(text.startswith(f"{last_module}.") for text in shapes)
+    return all(name.startswith(f"{last_module}.") for name in names)
