@@ -356,4 +356,4 @@ def test_secrets_of_an_address_are_not_shown() -> None:
 
 
 def test_weights_come_from_an_address(server: Server) -> None:
-    assert torch.equal(read_weights(server.url("good"))["w"], torch.arange(20_000.0))
+    assert torch.equal(read_weights(server.url("good")).entries["w"], torch.arange(20_000.0))
