@@ -9,6 +9,7 @@ import time
 import torch
 
 from app.checkpoint import contents
+from app.checkpoint.weights import load_weights, read_weights
 from app.core.state import Run
 from app.engine.loop import Autocast, make_train_step
 from app.errors import DataError
@@ -36,6 +37,8 @@ def try_out(run: Run, clip_norm: float | None, autocast: Autocast) -> None:
         size_mb = path.stat().st_size / 1e6
     run.world.barrier()
     contents.restore(run, contents.load(run.folder / "check.pth"))
+    # What load_from and mode=test do with the file.
+    load_weights(run.state.model, read_weights(str(run.folder / "check.pth"), "check"), run.data.classes, strict=True)
     run.world.barrier()
     if run.world.is_main:
         path.unlink()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from invocation import Terminal
 from safetensors.torch import save_file
 from torch import nn
 
@@ -258,3 +259,16 @@ def test_torchvision_s_models_are_read_back(name: str, tmp_path: Path) -> None:
         assert f"loaded {len(entries)} of {len(entries)} entries" in load_into(model, path, strict=True)
         assert all(bool((value == 2).all()) for value in model.state_dict().values())
         path.unlink()
+
+
+def test_mnasnet_is_checked_trained_tested_and_loaded_from(terminal: Terminal, one_thread: None) -> None:
+    tiny = ("data=fake", "data.limit_train=8", "data.limit_val=8", "data.batch_size=4", "data.image_size=32",
+            "model=torchvision", "model.name=mnasnet0_5", "schedule.warmup=0", "train.max_epochs=1")  # fmt: skip
+    checked = terminal.run(*tiny, "check=true")
+    assert checked.code == 0
+    checked.says(r"check=\S+: loaded (\d+) of \1 entries", "check passed")
+    assert terminal.run(*tiny, "hydra.run.dir=run").code == 0
+    for how in (("mode=test", "load_from="), ("load_from=",), ("model.init.checkpoint=",)):
+        outcome = terminal.run(*tiny, *how[:-1], f"{how[-1]}run/checkpoints/epoch_1.pth")
+        assert outcome.code == 0, outcome.message
+        outcome.says(r"loaded (\d+) of \1 entries")
