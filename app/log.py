@@ -41,6 +41,15 @@ class ConsoleHandler(logging.StreamHandler[Any]):
             super().handleError(record)
 
 
+class ConsoleFormatter(logging.Formatter):
+    """Plain lines, but `warning: …` and `error: …` from WARNING on: a console that is no terminal has no colours."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text, level = super().format(record), f"{record.levelname.lower()}: "
+        plain = record.levelno < logging.WARNING or text.startswith(level)
+        return text if plain else level + text
+
+
 class LogFile(logging.FileHandler):
     """A log file whose disk may be full: said once, and the run goes on without it."""
 

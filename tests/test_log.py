@@ -107,6 +107,20 @@ def test_the_level_is_that_of_console_and_file(terminal: Terminal, one_thread: N
     assert (terminal.folder / "run" / "app.log").read_text() == ""
 
 
+def test_lines_from_warning_on_carry_their_level(terminal: Terminal, one_thread: None) -> None:
+    """On a console that is no terminal, and in the file; plain lines stay plain."""
+    outcome = terminal.run(*TINY, "train.max_epochs=1", "hydra.run.dir=run", "optim.lr=1e30", "+hooks=[nan_guard,ema]",
+                           "hooks.nan_guard.interval=1", "hooks.ema.momentum=1e-9")  # fmt: skip
+    assert outcome.code == 65
+    (warning,) = re.findall("^.*hooks.ema.momentum=1e-09 is small.*$", outcome.out, re.M)
+    (error,) = re.findall("^.*last good checkpoint.*$", outcome.out, re.M)
+    assert (warning[:28], error[:12]) == ("warning: hooks.ema.momentum=", "error: step ")
+    assert re.findall("^seed ", outcome.out, re.M)
+    file = (terminal.folder / "run" / "app.log").read_text()
+    assert re.search(r"^\S+ \S+ WARNING app\.hooks\.ema: hooks.ema.momentum=", file, re.M)
+    assert re.search(r"^\S+ \S+ ERROR app\.cli: ", file, re.M)
+
+
 def test_hooks_run_by_priority_and_their_order_is_said(terminal: Terminal, one_thread: None) -> None:
     outcome = terminal.run(
         *TINY, "check=true", "hooks=[default,ema,empty_cache]", "hooks.empty_cache.priority=5",
