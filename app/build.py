@@ -39,6 +39,8 @@ from app.visualizer.fanout import build as build_visualizer
 
 logger = logging.getLogger(__name__)
 
+OPEN_BUILDERS = {"timm": {"num_classes", "in_chans"}, "torchvision": {"num_classes"}}
+"""What builders of these packages take through their `**kwargs`."""
 FEED_KEYS = frozenset(DataConf.__dataclass_fields__) - {"_target_"}
 
 
@@ -129,16 +131,27 @@ def build_data(cfg: DictConfig, world: World, seed: int, classes: Sequence[str] 
 
 
 def parameters_of(target: str) -> set[str]:
-    """The names of a callable's parameters."""
-    return set(inspect.signature(get_method(target)).parameters)
+    """The names of the parameters that a callable is known to take, those of its `**kwargs` included."""
+    parameters = inspect.signature(get_method(target)).parameters.values()
+    is_open = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    known = OPEN_BUILDERS.get(target.partition(".")[0], set()) if is_open else set()
+    return {parameter.name for parameter in parameters} | known
 
 
 def build_model(cfg: DictConfig, data: DataFeed, with_init: bool) -> nn.Module:
-    """The model; what its config leaves open and its constructor takes (num_classes, …) comes from the data set."""
+    """The model; what its config leaves open and its constructor takes (num_classes, …) comes from the data set.
+
+    `in_channels` is `in_chans` to a builder that calls it so, as timm's do.
+    """
     config = values(cfg.model)
     init = config.pop("init", None) or {}
     known = {"num_classes": len(data.classes), "in_channels": data.channels, "image_size": data.image_size}
     accepted = parameters_of(config["_target_"])
+    if "in_chans" in accepted and "in_channels" not in accepted:
+        known["in_chans"] = known.pop("in_channels")
+        given = config.pop("in_channels", None)
+        if config.get("in_chans") is None:
+            config["in_chans"] = given
     for key, value in known.items():
         if config.get(key) is None and key in accepted:
             config[key] = value

@@ -43,6 +43,8 @@ LIBRARIES = (
 )
 REFUSED = ("torchvision.datasets.utils.", "timm.utils.", "timm.models._", "torch.nn.parallel.")
 """Parts of the libraries that read or write files: nothing to build an experiment from."""
+PUBLIC = frozenset({"timm.create_model"})
+"""Public names of what a library keeps in a private module."""
 HYDRA = ("hydra._internal.core_plugins.", "hydra_plugins.", "hydra.experimental.callbacks.")
 """Also allowed below the `hydra` key."""
 LOGGING = ("app.log.", "logging.", "rich.logging.", "colorlog.")
@@ -190,7 +192,7 @@ def resolve(target: str, key: str, more: tuple[str, ...] = ()) -> Callable[..., 
     if not callable(found) or inspect.ismodule(found):
         raise ConfigError(f"{key}._target_: {target} is a {type(found).__name__}, not a class or function")
     identity = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', None)}".replace(".<locals>", "")
-    if not allowed(identity, more):
+    if not allowed(identity, more) and target not in PUBLIC:
         raise ConfigError(f"{key}._target_: {target} is another name of {identity}, which is not trusted")
     made: Callable[..., Any] = found
     return made

@@ -29,6 +29,17 @@ def test_accumulated_steps_are_those_of_the_larger_batch(run_app: RunApp) -> Non
         torch.testing.assert_close(tensor, weights(large, 2)[name], msg=name)
 
 
+def test_each_sample_of_a_step_weighs_the_same_when_the_last_micro_batch_is_shorter(run_app: RunApp) -> None:
+    """24 images as 16 and 8: the gradient and the logged loss are means over samples, not over micro-batches."""
+    one_step = (*TINY, "data.limit_train=24", "optim=sgd", "optim.lr=0.5")
+    together = run_app("together", *one_step, "data.batch_size=24")
+    apart = run_app("apart", *one_step, "data.batch_size=16", "train.accumulate=2")
+    for name, tensor in weights(apart, 1).items():
+        torch.testing.assert_close(tensor, weights(together, 1)[name], rtol=1e-5, atol=1e-6, msg=name)
+    losses = [row["train/loss"] for folder in (apart, together) for row in scalars(folder) if "train/loss" in row]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_clipping_bounds_the_step_and_logs_the_norm(run_app: RunApp) -> None:
     plain_sgd = ("optim=sgd", "optim.momentum=0", "optim.weight_decay=0", "optim.lr=1")
     folder = run_app("run", *TINY, *plain_sgd, "train.clip_norm=0.01")

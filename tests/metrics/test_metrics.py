@@ -73,6 +73,16 @@ def test_equal_to_scikit_learn() -> None:
     assert result.targets.equal(targets)
 
 
+def test_the_mean_loss_is_summed_without_rounding() -> None:
+    """One loss of 2^24 swallows the others where they are added in float32."""
+    logits, targets = data()
+    logits[0, targets[0]] = -(2.0**24)
+    result = evaluate(Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy()), logits, targets)
+    exact = math.fsum(result.losses.double().tolist()) / SIZE
+    assert result.metrics["loss"] == exact
+    assert float(result.losses.mean()) != exact, "otherwise this shows nothing"
+
+
 def test_batch_size_and_order_of_batches_change_nothing() -> None:
     logits, targets = data()
     metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy(0.1))

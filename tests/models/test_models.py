@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import get_method
+from invocation import Terminal
 
 from app.config.schema.model import MODELS
 from app.errors import ConfigError
@@ -78,6 +79,22 @@ def test_torchvision_models_by_name_for_any_channels(name: str, channels: int, a
         logits = model(torch.randn(2, channels, 64, 64))
     assert logits.shape == (2, 7)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("channels", [(), ("+model.in_chans=1",), ("model.in_channels=1",)])
+def test_a_timm_model_gets_classes_and_channels(terminal: Terminal, channels: tuple[str, ...]) -> None:
+    """Through its `**kwargs`; by the public name of a builder that timm keeps in a private module."""
+    timm = ("model=custom", "model._target_=timm.create_model", "+model.model_name=resnet10t")
+    outcome = terminal.run(*timm, *channels, "data.limit_train=8", "data.limit_val=8", "check=true")
+    outcome.says(r"ResNet: \d+ parameters; .* 1x8x8, 10 classes", "check passed")
+    wrong = terminal.run(*timm, "model.in_channels=3", "data.limit_train=8", "data.limit_val=8", "check=true")
+    wrong.says("the model takes images of 3 channel")
+
+
+def test_a_torchvision_builder_by_its_own_name_gets_classes(terminal: Terminal) -> None:
+    builder = ("model=custom", "model._target_=torchvision.models.squeezenet1_1")
+    data = ("data=fake", "data.channels=3", "data.num_classes=4", "data.size=16", "data.val_size=8")
+    terminal.run(*builder, *data, "check=true").says("SqueezeNet: .* 4 classes", "check passed")
 
 
 def test_torchvision_models_with_auxiliary_heads_give_one_output() -> None:
