@@ -107,14 +107,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return _warn_once(path, error.strerror or str(error))
+        return warn_once(path, error.strerror or str(error))
     except (ValueError, RecursionError):
-        return _warn_once(path, "it is damaged: not JSON")
-    return value if isinstance(value, dict) else _warn_once(path, "it is damaged: not a JSON object")
+        return warn_once(path, "it is damaged: not JSON")
+    return value if isinstance(value, dict) else warn_once(path, "it is damaged: not a JSON object")
 
 
 @cache  # a report reads the same file every few seconds
-def _warn_once(path: Path, problem: str) -> None:
+def warn_once(path: Path, problem: str) -> None:
+    """Say that a record, or a part of it, counts as absent."""
     logger.warning("cannot read %s (%s); treated as absent", path, problem)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.launch.job import DONE_STATE, FAILED
 from app.launch.point import is_seed
+from app.launch.report import is_number
 
 if TYPE_CHECKING:
     from app.launch.report import Point, Sweep
@@ -206,10 +207,6 @@ def text_of(value: Any) -> str:
 
 def text(value: Any) -> str:
     return "" if value is None else escape(text_of(value))
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def number(value: float | None, strong: bool = False) -> str:

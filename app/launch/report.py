@@ -5,26 +5,33 @@ Reads job.json, DONE.json and vis_data/scalars.jsonl of each point's folder.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import logging
 import math
 import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.errors import CANNOT_WRITE
 from app.files import read_json, write_text
-from app.launch.job import DONE_STATE, FAILED, RESULT, finished, read_records
+from app.launch.job import DONE_STATE, FAILED, RECORD, RESULT
 from app.launch.point import is_seed
+from app.runs.folder import DONE
+from app.visualizer import jsonl
+from app.visualizer.csv_text import csv_text
+
+logger = logging.getLogger(__name__)
 
 SCALARS = Path("vis_data", "scalars.jsonl")
 CSV = "results.csv"
 PAGE = "report.html"
+UNKNOWN = "unknown"
+"""State of a point whose record is lost."""
 
 
 @dataclass
@@ -41,8 +48,8 @@ class Point:
     """`greater` or `less`: which of its values is better."""
     value: float | None = None
     """Its best value so far."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Last value of everything that was validated or tested."""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    """Last value of everything that was validated or tested; None where it is not finite."""
     step: int = 0
     reason: str | None = None
     error: str | None = None
@@ -97,9 +104,9 @@ class Sweep:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Reads a sweep's folder, whatever has happened to it so far."""
+    """Read a sweep's folder, whatever has happened to it so far."""
     about = read_json(folder / "sweep.json") or {}
-    points = [read_point(folder / name, record) for name, record in read_records(folder).items()]
+    points = [read_point(place) for place in point_folders(folder)]
     named = [point.metric for point in points if point.metric]
     tested = any("test/top1" in point.metrics for point in points)
     metric = max(named, key=named.count) if named else "test/top1" if tested else "val/top1"
@@ -108,50 +115,52 @@ def read_sweep(folder: Path) -> Sweep:
     for point in points:
         point.value = point.value if point.metric == metric else best_of(point.rows, metric, greater)
     points.sort(key=lambda point: (rank_key(point.value, greater), point.name))
-    return Sweep(folder, points, metric, greater, about.get("command", []))
+    return Sweep(folder, points, metric, greater, words(about.get("command")))
 
 
-def read_point(folder: Path, record: dict[str, Any]) -> Point:
-    """One point's folder; half-written files count as far as they go."""
-    done = finished(folder, record.get("length")) or {}
-    point = Point(folder.name, record["axes"], record["overrides"], DONE_STATE if done else record["state"])
-    point.rows = list(read_rows(folder / SCALARS))
-    for row in point.rows:
+def point_folders(folder: Path) -> list[Path]:
+    """The folders of a sweep's points, by name: those with a job.json, or with what a job leaves where that is lost."""
+    parts = (RECORD, DONE, SCALARS)
+    places = (path for path in folder.glob("[!.]*") if path.is_dir() and not path.is_symlink())
+    return sorted(path for path in places if any((path / part).exists() for part in parts))
+
+
+def words(value: Any) -> list[str]:
+    """A list of strings; empty where it is none."""
+    return [str(word) for word in value] if isinstance(value, list) else []
+
+
+def read_point(folder: Path) -> Point:
+    """Read one point's folder; what is missing or damaged is absent, the rest counts."""
+    job = read_json(folder / RECORD) or {}
+    length = as_number(job.get("length"))
+    done = read_json(folder / DONE) or {}
+    if length is not None and (as_number(done.get("length")) or length) < length:
+        done = {}  # it is to train longer now
+    axes = job.get("axes")
+    state = DONE_STATE if done else str(job.get("state", UNKNOWN))
+    point = Point(folder.name, axes if isinstance(axes, dict) else {}, words(job.get("overrides")), state)
+    for row in jsonl.read(folder / SCALARS, having=(b'"val/', b'"test/')):
         point.metrics |= evaluated(row)
-        point.step = row.get("step", point.step)
+        point.step = row["step"]
+        point.rows.append({"step": row["step"], "epoch": row.get("epoch"), **evaluated(row)})
     left = read_json(folder / RESULT) or {}
     if "error" in left and not done:  # a SLURM job that ended after its launcher; nobody has collected it yet
-        point.state, record = FAILED, {"reason": f"exit code {left.get('exit_code')}", "error": left["error"]}
+        point.state, job = FAILED, {"reason": f"exit code {left.get('exit_code')}", "error": left["error"]}
     if point.state == FAILED:
-        point.reason, point.error = record.get("reason"), record.get("error")
-    point.metric, point.rule, point.value = done.get("metric"), done.get("rule"), as_number(done.get("best"))
-    point.metrics |= evaluated(done.get("metrics") or {})
-    point.step = done.get("step", point.step)
+        point.reason, point.error = (str(job[key]) if job.get(key) else None for key in ("reason", "error"))
+    if isinstance(done.get("metric"), str):
+        point.metric, point.value = done["metric"], as_number(done.get("best"))
+        point.rule = done["rule"] if done.get("rule") in ("greater", "less") else None
+    metrics = done.get("metrics")
+    point.metrics |= evaluated(metrics if isinstance(metrics, dict) else {})
+    point.step = done["step"] if isinstance(done.get("step"), int) else point.step
     return point
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a scalars.jsonl that hold validation or test values, numbers only."""
-    try:
-        text = path.read_text(errors="replace")
-    except FileNotFoundError:
-        return
-    for line in text.splitlines():
-        if '"val/' in line or '"test/' in line:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            yield {key: row[key] for key in ("step", "epoch") if key in row} | evaluated(row)
-
-
-def evaluated(values: Mapping[str, Any]) -> dict[str, float]:
-    """The validation and test values among `values`; finite numbers only."""
-    return {
-        key: value
-        for key, value in values.items()
-        if key.startswith(("val/", "test/")) and as_number(value) is not None
-    }
+def evaluated(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """The validation and test values among `values`; None for what is not finite."""
+    return {key: as_number(value) for key, value in values.items() if key.startswith(("val/", "test/"))}
 
 
 def last_scalars(folder: Path, tail_bytes: int = 8192) -> dict[str, Any]:
@@ -166,7 +175,7 @@ def last_scalars(folder: Path, tail_bytes: int = 8192) -> dict[str, Any]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         values |= row if isinstance(row, dict) else {}
     return values
@@ -174,13 +183,17 @@ def last_scalars(folder: Path, tail_bytes: int = 8192) -> dict[str, Any]:
 
 def best_of(rows: Sequence[dict[str, Any]], metric: str, greater: bool) -> float | None:
     """The best value of `metric` in `rows`."""
-    values = [row[metric] for row in rows if metric in row]
+    values = [row[metric] for row in rows if row.get(metric) is not None]
     return (max if greater else min)(values, default=None)
 
 
 def as_number(value: Any) -> float | None:
     """`value` if it is a finite number."""
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) else None
+    return value if is_number(value) and math.isfinite(value) else None
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_greater(metric: str) -> bool:
@@ -196,25 +209,27 @@ def rank_key(value: float | None, greater: bool) -> float:
 def as_csv(sweep: Sweep) -> str:
     """One row per point, ranked; it holds no times, so the same sweep gives the same table."""
     metrics = sorted({key for point in sweep.points for key in point.metrics if key != sweep.metric})
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
     head = ["rank", "point", "state", *sweep.axes, sweep.metric]
-    writer.writerow([*head, *(f"last {key}" for key in metrics), "step", "reason", "error"])
+    rows = []
     for rank, point in enumerate(sweep.points, 1):
         settings = [as_cell(point.axes.get(key, "")) for key in sweep.axes]
-        values = [as_cell(point.metrics.get(key)) for key in metrics]
-        row = [rank if point.value is not None else "", point.name, point.state, *settings, as_cell(point.value)]
-        writer.writerow([*row, *values, point.step, point.reason or "", point.error or ""])
-    return table.getvalue()
+        values = [point.metrics.get(key) for key in metrics]
+        row = [rank if point.value is not None else "", point.name, point.state, *settings, point.value]
+        rows.append([*row, *values, point.step, point.reason or "", point.error or ""])
+    return csv_text([*head, *(f"last {key}" for key in metrics), "step", "reason", "error"], rows)
 
 
-def as_cell(value: Any) -> str:
-    """A value in a table: text as it is, anything else as JSON, nothing for None."""
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+def as_cell(value: Any) -> Any:
+    """A setting in a table: words and numbers as they are, anything else as JSON, nothing for None."""
+    return (
+        value
+        if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool))
+        else json.dumps(value)
+    )
 
 
 def write_report(folder: Path) -> Sweep:
-    """Writes results.csv and report.html into a sweep's folder, whole or not at all."""
+    """Write results.csv and report.html into a sweep's folder, whole or not at all."""
     from app.launch.page import render
 
     sweep = read_sweep(folder)
@@ -230,6 +245,7 @@ class Reporter:
         self.folder = folder
         self.next_time = 0.0
         self.due = False
+        self.problem = ""
 
     def refresh(self, force: bool = False) -> None:
         """Something has changed."""
@@ -243,8 +259,11 @@ class Reporter:
         started = time.monotonic()
         try:
             write_report(self.folder)
-        except OSError as error:
-            print(f"warning: the report in {self.folder} cannot be written: {error}", file=sys.stderr)
+        except Exception as error:  # whatever it is: jobs are running, and a report can be written again
+            problem = f"the report in {self.folder} cannot be written: {type(error).__name__}: {error}"
+            if problem != self.problem:
+                logger.warning("%s", problem)
+            self.problem = problem
         self.next_time = time.monotonic() + 20 * (time.monotonic() - started)
         self.due = False
 
@@ -256,10 +275,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if {"-h", "--help"} & set(arguments) else 64
     for argument in arguments:
         folder = Path(argument)
-        if not read_records(folder):
+        if not point_folders(folder):
             print(f"error: {folder} holds no sweep: there is no */job.json in it", file=sys.stderr)
             return 64
-        sweep = write_report(folder)
+        try:
+            sweep = write_report(folder)
+        except OSError as error:
+            print(f"error: cannot write the report in {folder}: {error.strerror or error}", file=sys.stderr)
+            return CANNOT_WRITE
         done = sum(point.state == DONE_STATE for point in sweep.points)
         print(f"{done} of {len(sweep.points)} points done, {len(sweep.failures)} failed: {folder / PAGE}")
     return 0

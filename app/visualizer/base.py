@@ -25,7 +25,10 @@ def require(module: str, backend: str, remedy: str) -> Any:
 
 
 class Backend(Protocol):
-    """A tracker. Called on the main rank only, from one thread; an error in it is warned of once, and it is dropped."""
+    """A tracker. Called on the main rank only, from one thread; an error in it is warned of once, and it is dropped.
+
+    One that keeps files of its own may have `sync()` too: bring all so far to the disk, before a checkpoint is there.
+    """
 
     def config(self, config: Mapping[str, Any]) -> None:
         """The resolved configuration, without secrets; once at the start of every launch."""
@@ -67,4 +70,5 @@ class Visualizer(Protocol):
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None: ...
     def rewind(self, step: int) -> None: ...
     def flush(self) -> None: ...
+    def sync(self) -> None: ...
     def close(self, summary: Mapping[str, float]) -> None: ...

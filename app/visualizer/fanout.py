@@ -28,6 +28,8 @@ QUEUE_BYTES = 256 * 2**20
 """The same for the pictures in them."""
 STALL_SECONDS = 10.0
 """At the end, a backend that did nothing at all for so long in one call is not waited for."""
+SYNC_SECONDS = 5.0
+"""Before a checkpoint, all threads together may take this long to bring their rows to the disk."""
 CLOSE_SECONDS = 60.0
 """At the end, a backend that still works through its queue or uploads may take this long."""
 
@@ -45,8 +47,9 @@ class Fanout:
         backends: Mapping[str, Backend],
         stall_seconds: float = STALL_SECONDS,
         close_seconds: float = CLOSE_SECONDS,
+        sync_seconds: float = SYNC_SECONDS,
     ) -> None:
-        self.stall_seconds, self.close_seconds = stall_seconds, close_seconds
+        self.stall_seconds, self.close_seconds, self.sync_seconds = stall_seconds, close_seconds, sync_seconds
         self.direct = [Direct(name, one) for name, one in backends.items() if getattr(one, "synchronous", False)]
         self.threaded = [
             Threaded(name, one) for name, one in backends.items() if not getattr(one, "synchronous", False)
@@ -73,6 +76,17 @@ class Fanout:
     def flush(self) -> None:
         """Does not wait for the threads: a kill in the next instants may cost a tracker, never `local`, some rows."""
         self._call("flush")
+
+    def sync(self) -> None:
+        """Bring every row so far to the disk, so that a checkpoint's curves reach as far as it does.
+
+        Called before a checkpoint's manifest is written, from the thread that writes it. Only backends with a method
+        `sync` have files that matter; the wait for those with a thread of their own is bounded.
+        """
+        deadline = monotonic() + self.sync_seconds
+        for member in self.members:
+            if hasattr(member.backend, "sync"):
+                member.sync(deadline)
 
     def close(self, summary: Mapping[str, float]) -> None:
         """Closes all backends; a second call does nothing."""
@@ -109,6 +123,9 @@ class Direct:
                     described(error),
                 )
 
+    def sync(self, deadline: float) -> None:
+        self.call("sync", (), 0)
+
 
 class Threaded:
     """A backend in a thread of its own, until it fails, falls behind or is closed."""
@@ -123,6 +140,8 @@ class Threaded:
         self.present = ""
         self.done = 0
         self.closed = threading.Event()
+        self.synced = threading.Event()
+        self.synced.set()
 
     def call(self, method: str, args: tuple[Any, ...], size: int) -> None:
         """Hands the call to the thread; costs some microseconds."""
@@ -138,6 +157,15 @@ class Threaded:
             with self.lock:
                 self.waiting_bytes += size
         self.calls.put((method, args, size))
+
+    def sync(self, deadline: float) -> None:
+        """Let the thread sync, and wait for it; not for one that has not done so for the save before."""
+        if self.thread is None or not self.synced.is_set():
+            return
+        self.synced.clear()
+        self.call("sync", (), 0)
+        if not self.dropped:
+            self.synced.wait(max(0.0, deadline - monotonic()))
 
     def wait_until_closed(self, deadline: float, stall_seconds: float) -> None:
         """Waits for `close` as long as the backend gets on: ends calls, or computes, as slow as the machine may be."""
@@ -167,6 +195,7 @@ class Threaded:
             if self.dropped:
                 return
             self.dropped = True
+        self.synced.set()
         logger.warning("visualizer.%s %s; it is switched off, training goes on without it", self.name, reason)
 
     def _work(self) -> None:
@@ -182,6 +211,8 @@ class Threaded:
             if size:
                 with self.lock:
                     self.waiting_bytes -= size
+            if method == "sync":
+                self.synced.set()
             if method == "close":
                 self.closed.set()
                 return

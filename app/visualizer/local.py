@@ -15,9 +15,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -28,12 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from app.files import write_text
-from app.visualizer.jsonl import LineWriter, number, read
+from app.visualizer.csv_text import csv_text
+from app.visualizer.jsonl import Kinds, LineWriter, number, read
 
 PAGE_SECONDS = 30.0
 """The page is written anew at most this often, and less often where that would cost more than 0.5 % of the time."""
 HISTORY_CELLS = 20_000
 """Greater tables (a confusion matrix of many classes) are kept in their newest state only."""
+
+IMAGES: Kinds = {"name": str, "files": list, "captions": list}
+TABLE: Kinds = {"name": str, "columns": list, "rows": list}
+"""What the rows of images.jsonl and tables.jsonl have beside their step."""
 
 
 class Local:
@@ -90,10 +93,10 @@ class Local:
     def rewind(self, step: int) -> None:
         self.scalar_rows.rewind(step)
         for row in self.image_rows.rewind(step):
-            for file in row["files"]:
-                (self.folder / file).unlink(missing_ok=True)
-        late = {row["name"] for row in self.table_rows.rewind(step)}
-        newest = {row["name"]: row for row in read(self.table_rows.path)}
+            for file in picture_files(self.folder, row):
+                file.unlink(missing_ok=True)
+        late = {str(row.get("name")) for row in self.table_rows.rewind(step)}
+        newest = {row["name"]: row for row in read(self.table_rows.path, TABLE)}
         for name in late:
             if name in newest:
                 self._write_csv(name, newest[name]["columns"], newest[name]["rows"])
@@ -102,6 +105,10 @@ class Local:
 
     def flush(self) -> None:
         """Nothing to do: every row went to the operating system at once."""
+
+    def sync(self) -> None:
+        for rows in (self.scalar_rows, self.image_rows, self.table_rows):
+            rows.sync()
 
     def close(self, summary: Mapping[str, float]) -> None:
         if self.page and self.folder.exists():
@@ -123,11 +130,13 @@ class Local:
         return self.folder / "tables" / f"{safe_path(name)}.csv"
 
     def _write_csv(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-        write_text(self._csv_path(name), text.getvalue())
+        write_text(self._csv_path(name), csv_text(columns, rows))
+
+
+def picture_files(folder: Path, row: Mapping[str, Any]) -> list[Path]:
+    """The files of a row of images.jsonl; none outside of `images/`, whoever wrote the row."""
+    files = [folder / str(file) for file in row.get("files", ())]
+    return [file for file in files if file.resolve().is_relative_to((folder / "images").resolve())]
 
 
 def safe_path(name: str) -> PurePosixPath:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import re
@@ -18,6 +16,7 @@ import numpy.typing as npt
 from app.files import write_text
 from app.runs.record import flat
 from app.visualizer.base import require
+from app.visualizer.csv_text import csv_text
 from app.visualizer.jsonl import scalars
 
 if TYPE_CHECKING:
@@ -137,9 +136,7 @@ class Mlflow:
             self.client.log_image(self.run_id, image, f"images/{fit_name(name)}/step_{step}_{index}.png")
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-        self.client.log_text(self.run_id, text.getvalue(), f"tables/{fit_name(name)}/step_{step}.csv")
+        self.client.log_text(self.run_id, csv_text(columns, rows), f"tables/{fit_name(name)}/step_{step}.csv")
 
     def rewind(self, step: int) -> None:
         """What waits of later steps is dropped, what was sent stays; what a kill kept here is made up for."""

@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from app.errors import ConfigError
+from app.files import read_json, warn_once
 from app.metrics.names import metric_rules
-from app.visualizer.jsonl import read
+from app.visualizer.jsonl import Kinds, read, values
+from app.visualizer.local import IMAGES, TABLE, picture_files
 
 CURVE_POINTS = 2000
 """A longer curve is thinned to the least and the greatest value of each stretch, so that no spike is lost."""
@@ -23,7 +26,10 @@ PICTURE_BYTES = 24 * 2**20
 """Pictures of more evaluations than fit in this are left out of the page, evenly; they stay in `images/`."""
 FIRST = ("loss", "top1", "top5", "precision", "recall", "f1", "lr")
 """The order of the charts; other quantities follow by name, the machine's last."""
+PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
 MACHINE = ("grad_norm", "time", "data_time", "images_per_second", "memory_mib")
+
+SCALARS: Kinds = {"epoch": int, "time": (int, float), "seconds": (int, float)}
 
 Point = tuple[int, float, float]
 """Step, epoch, value."""
@@ -31,13 +37,10 @@ Point = tuple[int, float, float]
 
 def page(folder: Path, titles: Mapping[str, str | None], running: bool, summary: Mapping[str, float]) -> str:
     """The page of what lies in `folder`, a run's vis_data."""
-    import yaml
     from plotly.offline import get_plotlyjs
 
-    rows = list(read(folder / "scalars.jsonl"))
-    config_file = folder / "config.yaml"
-    config = config_file.read_text() if config_file.exists() else ""
-    settings = yaml.safe_load(config) or {}
+    rows = list(read(folder / "scalars.jsonl", SCALARS))
+    config, settings = configuration(folder / "config.yaml")
     epochs = {row["step"]: row["epoch"] for row in rows}
     newest = tables(folder, epochs)
     content = {
@@ -59,6 +62,24 @@ def page(folder: Path, titles: Mapping[str, str | None], running: bool, summary:
     return re.sub(r"\{\{(TITLE|PLOTLY|DATA)\}\}", lambda match: parts[match[1]], template)
 
 
+def configuration(file: Path) -> tuple[str, dict[str, Any]]:
+    """Read config.yaml: its text, and its values; none where it cannot be read."""
+    import yaml
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        settings = yaml.safe_load(text)
+    except FileNotFoundError:
+        return "", {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        warn_once(file, str(error).partition("\n")[0])
+        return "", {}
+    if not isinstance(settings, dict):
+        warn_once(file, "it holds no settings")
+        return "", {}
+    return text, settings
+
+
 def state(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], running: bool) -> dict[str, str]:
     """Whether the run goes on, was finished or stopped early, and where it is."""
     if not rows:
@@ -66,7 +87,7 @@ def state(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], runnin
     if settings.get("mode") == "test":
         return {"word": "running" if running else "finished", "place": "test"}
     done = {"epoch": max(row["epoch"] for row in rows), "step": max(row["step"] for row in rows)}
-    train = settings.get("train", {})
+    train = settings.get("train") or {}
     unit = "epoch" if train.get("by_epoch", True) else "step"
     length = train.get("max_epochs" if unit == "epoch" else "max_iters")
     place = f"{unit} {done[unit]} of {length}" if length else f"{unit} {done[unit]}"
@@ -77,13 +98,12 @@ def state(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], runnin
 def tiles(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, str]]:
     """The few numbers at the top of the page: the watched metric, the last losses, and how long it took."""
     found = [
-        {"label": key, "value": _short(float(value)), "note": ""}
-        for key, value in (rows[-1].items() if rows else ())
+        {"label": key, "value": _short(value), "note": ""}
+        for key, value in (values(rows[-1]).items() if rows else ())
         if key.startswith("test/")
     ]
-    watched = metric_rules(settings) if settings.get("mode") == "train" else {}
-    for name, rule in list(watched.items())[:1]:
-        points = [(float(row[name]), row) for row in rows if name in row]
+    for name, rule in watched(settings):
+        points = [(values(row).get(name, math.nan), row) for row in rows if name in row]
         points = [point for point in points if math.isfinite(point[0])]
         if points:
             best, row = (min if rule == "less" else max)(points, key=lambda point: point[0])
@@ -92,15 +112,24 @@ def tiles(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> lis
             last, row = points[-1]
             found.append({"label": f"last {name}", "value": _short(last), "note": f"step {row['step']}"})
     for name in ("train/loss", "val/loss"):
-        newest = next((row for row in reversed(rows) if name in row), None)
+        newest = next((row for row in reversed(rows) if name in values(row)), None)
         if newest is not None:
-            value = _short(float(newest[name]))
+            value = _short(values(newest)[name])
             found.append({"label": f"last {name}", "value": value, "note": f"step {newest['step']}"})
     if rows:
         ends = launch_seconds(rows)
         note = "one launch" if len(ends) == 1 else f"in {len(ends)} launches"
         found.append({"label": "duration", "value": _duration(sum(ends)), "note": note})
     return found
+
+
+def watched(settings: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """The run's metric and its direction; nothing for a test, or where the settings do not say."""
+    try:
+        rules = metric_rules(settings) if settings.get("mode") == "train" else {}
+    except (ConfigError, LookupError, TypeError, AttributeError):  # a config.yaml that somebody edited
+        return []
+    return list(rules.items())[:1]
 
 
 def launch_seconds(rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -122,9 +151,9 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     curves: dict[str, list[Point]] = {}
     for row, epoch in zip(rows, exact_epochs(rows), strict=True):
-        for name, value in row.items():
-            if "/" in name and not name.startswith("test/"):
-                curves.setdefault(name, []).append((row["step"], epoch, float(value)))
+        for name, value in values(row).items():
+            if not name.startswith("test/"):
+                curves.setdefault(name, []).append((row["step"], epoch, value))
     quantities: dict[str, list[str]] = {}
     for name in curves:
         quantities.setdefault(name.split("/", 1)[1].removesuffix("_origin"), []).append(name)
@@ -182,26 +211,21 @@ def _columns(points: Sequence[Point]) -> dict[str, list[Any]]:
 def pictures(folder: Path, epochs: Mapping[int, int]) -> dict[str, list[dict[str, Any]]]:
     """For each name of pictures, its evaluations: step, epoch, and each picture as a data address with its caption."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in read(folder / "images.jsonl"):
+    for row in read(folder / "images.jsonl", IMAGES):
         if not row["name"].endswith("_grid"):  # the page lays single pictures out itself
             found.setdefault(row["name"], []).append(row)
-    sizes = [
-        (folder / file).stat().st_size
-        for rows in found.values()
-        for row in rows
-        for file in row["files"]
-        if (folder / file).exists()
-    ]
-    stride = max(1, math.ceil(sum(sizes) * 4 / 3 / PICTURE_BYTES))
+    files = [file for rows in found.values() for row in rows for file in picture_files(folder, row)]
+    size = sum(file.stat().st_size for file in files if file.exists())
+    stride = max(1, math.ceil(size * 4 / 3 / PICTURE_BYTES))
     return {
         name: [
             {
                 "step": row["step"],
                 "epoch": epochs.get(row["step"]),
                 "images": [
-                    {"source": _data_address(folder / file), "caption": caption}
-                    for file, caption in zip(row["files"], row["captions"], strict=True)
-                    if (folder / file).exists()
+                    {"source": source, "caption": str(caption)}
+                    for file, caption in zip(picture_files(folder, row), row["captions"], strict=False)
+                    if (source := _data_address(file)) is not None
                 ],
             }
             for row in reversed(rows[::-1][::stride])
@@ -210,8 +234,15 @@ def pictures(folder: Path, epochs: Mapping[int, int]) -> dict[str, list[dict[str
     }
 
 
-def _data_address(file: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+def _data_address(file: Path) -> str | None:
+    """The picture as a data address; None where it is not whole."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        return warn_once(file, error.strerror or str(error))
+    if not (content.startswith(PNG_BEGIN) and content.endswith(PNG_END)):
+        return warn_once(file, "it is no whole PNG picture")
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def tables(folder: Path, epochs: Mapping[int, int]) -> dict[str, dict[str, Any]]:
@@ -223,23 +254,20 @@ def tables(folder: Path, epochs: Mapping[int, int]) -> dict[str, dict[str, Any]]
             "step": row["step"],
             "epoch": epochs.get(row["step"]),
         }
-        for row in read(folder / "tables.jsonl")
+        for row in read(folder / "tables.jsonl", TABLE)
+        if all(isinstance(cells, list) for cells in row["rows"])
     }
 
 
 def environment(file: Path) -> dict[str, str]:
     """`environment.json` as `key.sub`: text."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
     flat: dict[str, str] = {}
-    for key, value in content.items():
-        entries = {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
+    for key, value in (read_json(file) or {}).items():
+        parts = {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
         flat.update(
             {
                 name: " ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
-                for name, entry in entries.items()
+                for name, entry in parts.items()
             }
         )
     return flat

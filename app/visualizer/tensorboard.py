@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,13 @@ class TensorBoard:
     def flush(self) -> None:
         if self.opened is not None:
             self.opened.flush()
+
+    def sync(self) -> None:
+        """Unlike W&B and MLflow it is not sent again after a resume what a power cut took."""
+        self.flush()
+        for file in self.folder.glob("events.*"):
+            with file.open("rb") as events:
+                os.fsync(events.fileno())
 
     def close(self, summary: Mapping[str, float]) -> None:
         from torch.utils.tensorboard.summary import hparams
