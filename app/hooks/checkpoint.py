@@ -180,7 +180,13 @@ class Checkpoint(Hook):
         )
         run.visualizer.flush()
         parameters = frozenset(name for name, _ in run.state.model.named_parameters())
-        self._saver.submit(state, partial(write_finite, self._store, entry, parameters))
+        write = partial(write_finite, self._store, entry, parameters)
+
+        def write_after_rows(state: Any) -> str:
+            run.visualizer.sync()  # a curve reaches as far as the checkpoint, even after a power cut
+            return write(state)
+
+        self._saver.submit(state, write_after_rows)
 
     def _save_last(self, run: Run) -> None:
         """What is still to be saved at the end; a failure is tried once more, now that nothing else is going on."""

@@ -105,9 +105,11 @@ class Wandb:
     def run_id(self) -> str:
         """The id of this run folder's W&B run, made at the first launch."""
         file = self.folder / "wandb_run_id"
-        if not file.exists():
-            write_text(file, secrets.token_hex(4))
-        return file.read_text().strip()
+        known = file.read_text().strip() if file.exists() else ""
+        if not known:  # a power cut leaves an empty file
+            known = secrets.token_hex(4)
+            write_text(file, known)
+        return known
 
     def config(self, config: Mapping[str, Any]) -> None:
         self.settings = config

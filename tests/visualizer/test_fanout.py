@@ -190,3 +190,26 @@ def test_values_are_taken_at_the_time_of_the_call() -> None:
     values["train/loss"] = 2.0
     visualizer.close({})
     assert tracker.calls[0][1][0] == {"train/loss": 1.0}
+
+
+def test_sync_waits_for_the_threads_but_not_for_ever(released: threading.Event) -> None:
+    good, stuck = Kept(), Hanging(released, "sync")
+    visualizer = Fanout({"good": good, "stuck": stuck, "bad": Raising(synchronous=True)}, 0.1, 0.1, sync_seconds=0.2)
+    visualizer.scalars({"train/loss": 1.0}, 1, 0)
+    visualizer.sync()
+    assert [name for name, _ in good.calls] == ["scalars", "sync"]
+    visualizer.sync_seconds = 1e6
+    visualizer.sync()  # the one that still hangs is not waited for again
+    assert [name for name, _ in good.calls] == ["scalars", "sync", "sync"]
+    visualizer.close({})
+
+
+def test_a_tracker_without_files_needs_no_sync() -> None:
+    class Plain:
+        def scalars(self, values: Any, step: int, epoch: int) -> None:
+            pass
+
+    visualizer = Fanout({"plain": Plain()}, stall_seconds=0.1)  # type: ignore[dict-item]
+    visualizer.scalars({"train/loss": 1.0}, 1, 0)
+    visualizer.sync()
+    assert not visualizer.threaded[0].dropped

@@ -78,6 +78,17 @@ def test_rewind_drops_all_that_is_later(tmp_path: Path) -> None:
     assert pictures == ["step_4_0.png", "step_4_1.png", "step_8_0.png", "step_8_1.png"]
 
 
+def test_rewind_keeps_the_pictures_and_rows_of_the_restored_step(tmp_path: Path) -> None:
+    backend = local(tmp_path)
+    write(backend, range(1, 9))
+    backend.rewind(8)
+    folder = tmp_path / "vis_data"
+    assert {row["step"] for row in strict_rows(folder / "scalars.jsonl")} == set(range(1, 9))
+    assert [row["step"] for row in strict_rows(folder / "images.jsonl")] == [4, 8]
+    assert (folder / "images/val/predictions/step_8_0.png").exists()
+    assert cells(folder / "tables/val/per_class.csv")[1:] == [["cat, dog", "0.8"]]
+
+
 def test_rewind_restores_the_table_of_that_time(tmp_path: Path) -> None:
     backend = local(tmp_path)
     table = tmp_path / "vis_data/tables/val/per_class.csv"
@@ -172,3 +183,35 @@ def test_a_huge_table_is_kept_in_its_newest_state_only(tmp_path: Path) -> None:
     assert not (tmp_path / "vis_data/tables.jsonl").exists()
     rows = cells(tmp_path / "vis_data/tables/val/confusion.csv")
     assert (len(rows), len(rows[0]), rows[1][1]) == (201, 201, "2")
+
+
+def test_a_row_after_a_torn_one_starts_on_its_own_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for torn in (b'{"step": 1}\n{"step": 2, "tr', b'{"step": 1}\n' + bytes(5000), b'{"step": 1}\n'):
+        path.write_bytes(torn)
+        writer = LineWriter(path)
+        writer.write({"step": 3})
+        writer.close()
+        assert strict_rows(path) == [{"step": 1}, {"step": 3}]
+
+
+def test_rewind_removes_no_file_outside_of_the_pictures(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    backend = local(tmp_path)
+    backend.image_rows.write(
+        {"step": 9, "name": "a", "files": ["../precious", "images/../../precious"], "captions": []}
+    )
+    backend.rewind(1)
+    assert (tmp_path / "precious").exists()
+
+
+def test_words_are_no_formulas_and_no_commands_to_a_terminal(tmp_path: Path) -> None:
+    backend = local(tmp_path)
+    names = ["=1+1", "+cmd", "-x", "@sum", "\t=1", "-0.5", "plain", "\x1b]0;title\x07"]
+    backend.table("val/per_class", ["class", "=f1"], [[name, -0.5] for name in names], 1)
+    rows = cells(tmp_path / "vis_data/tables/val/per_class.csv")
+    assert rows[0] == ["class", "'=f1"]
+    assert [row[0] for row in rows[1:]] == [
+        "'=1+1", "'+cmd", "'-x", "'@sum", "'\t=1", "-0.5", "plain", "\\x1b]0;title\\x07",
+    ]  # fmt: skip
+    assert {row[1] for row in rows[1:]} == {"-0.5"}
