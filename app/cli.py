@@ -33,6 +33,7 @@ from app.config.inputs import require_inputs
 from app.config.schema import register
 from app.config.targets import hydra_refusals
 from app.config.wording import listed
+from app.core.rank import adopt, find_rank
 from app.errors import IO, ConfigError, RunError
 from app.runs import folder
 
@@ -48,7 +49,7 @@ def entry() -> int | str | None:
         sys.stdout.flush()
         return code
     except RunError as error:
-        if command_line.rank() == 0:
+        if find_rank().rank == 0:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except SystemExit as left:
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
             print(script(line.settings))
             return 0
     elif not line.has("--hydra-help", "--version"):
-        line.settings = command_line.for_rank(command_line.checked_settings(line.settings), command_line.rank())
+        line.settings = command_line.checked_settings(line.settings)
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own classes; `python -m` has it there, a console script has not
     with session(line) as (hydra, options):
@@ -146,7 +147,13 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
     mode = RunMode.MULTIRUN if multirun else RunMode.RUN
     settings = [*(word for word in settings if not word.startswith("hydra.mode=")), f"hydra.mode={mode.name}"]
     config = compose(hydra, name, settings, mode)
+    rank = adopt(str(OmegaConf.select(config, "env.dist.launcher")))
     if multirun:
+        if rank.size > 1:
+            raise ConfigError(
+                f"--multirun starts the processes of its jobs itself, but this is one of {rank.size} started together; "
+                "start it once, without srun or torchrun"
+            )
         raw: Any = OmegaConf.to_container(config)
         refused = list(hydra_refusals(raw))
         if refused:
@@ -156,6 +163,7 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
         if any(word.startswith("hydra/launcher=") for word in settings):
             print("warning: hydra/launcher has no effect without --multirun; running here", file=sys.stderr)
         require_inputs(resolved(config))
+        settings = command_line.for_rank(settings, rank.rank)
     if multirun:
         gc.enable()
     with explained(hydra, settings):

@@ -13,6 +13,7 @@ import yaml
 from invocation import Terminal
 
 from app.config import command_line
+from app.core.rank import find_rank
 from app.errors import ConfigError
 
 TINY = ["data=fake", "data.size=16", "data.val_size=8", "data.image_size=8", "train.max_epochs=1", "schedule=constant"]
@@ -104,9 +105,9 @@ def test_split_reports_a_flag_without_its_value() -> None:
 
 def test_only_rank_zero_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert command_line.rank() == 0, "RANK alone is no group of processes"
+    assert find_rank().rank == 0, "RANK alone is no group of processes"
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert command_line.rank() == 1
+    assert find_rank().rank == 1
     settings = command_line.for_rank(["hydra.run.dir=x", "optim.lr=1"], 1)
     assert settings[0] == "optim.lr=1"
     assert {"hydra.output_subdir=null", "hydra.run.dir=.", "hydra/job_logging=none"} < set(settings)

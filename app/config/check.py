@@ -20,6 +20,7 @@ from app.config.hook_rules import named_nodes
 from app.config.limits import check_limits
 from app.config.rules import RULES
 from app.config.schema import GROUPS
+from app.config.schema.launcher import LAUNCHERS, SWEEPERS
 from app.config.schema.root import AppConf
 from app.config.suggest import ELSEWHERE, unknown_key
 from app.config.wording import listed, show, wrong_type
@@ -92,11 +93,15 @@ def is_open_node(raw: Mapping[str, Any], schema: type) -> bool:
 
 
 def launcher_problems(cfg: DictConfig) -> Iterator[str]:
-    """Values of `hydra.launcher` and `hydra.sweeper` out of their ranges."""
+    """Unknown keys of `hydra.launcher` and `hydra.sweeper`, where they are ours, and values out of their ranges."""
     for section in ("hydra.launcher", "hydra.sweeper"):
         node = OmegaConf.select(cfg, section)
         schema = OmegaConf.get_type(node) if node is not None else None
-        for field in fields(schema) if is_dataclass(schema) else ():
+        known = {field.name: field for field in fields(schema)} if is_dataclass(schema) else {}
+        for name in node if schema in (*LAUNCHERS.values(), *SWEEPERS.values()) else ():
+            if name not in known:  # typed with a +, which Hydra takes for any key
+                yield unknown_key(f"{section}.", str(name), known)
+        for field in known.values():
             yield from check_limits(f"{section}.{field.name}", node.get(field.name), field.metadata)
 
 

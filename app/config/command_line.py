@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -116,14 +115,6 @@ def _not_a_setting(word: str, before: Sequence[str], following: Sequence[str]) -
         return f"'{word}' is not KEY=VALUE; several values of one key are written without spaces: {several}"
     value = following[0].lstrip("=") or (following[1] if len(following) > 1 else "…") if following else "…"
     return f"'{word}' is not KEY=VALUE; write {word}={value if '=' not in value else '…'}, without spaces"
-
-
-def rank() -> int:
-    """This process's rank among those of one run; 0 when it is alone."""
-    for name, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if int(os.environ.get(size, "1")) > 1 and name in os.environ:
-            return int(os.environ[name])
-    return 0
 
 
 def for_rank(settings: Sequence[str], number: int) -> list[str]:

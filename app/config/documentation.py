@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -41,6 +42,7 @@ def doc_of(field: Field[Any]) -> str:
 
 def _type_text(field: Field[Any]) -> str:
     text = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+    text = re.sub(r"(?:typing\.)?Optional\[(.+)\]$", r"\1 | None", text)
     names = {
         "Any": "any",
         "bool": "true or false",

@@ -204,7 +204,7 @@ def _experiments_text() -> str:
 
 def _key_lines(name: str, key: Key) -> list[str]:
     facts = ", ".join(part for part in (key.type, key.limits) if part)
-    return [f"  {name} = {key.default}  ({facts})", _wrapped("      ", key.doc)]
+    return [f"  {name} = {key.default}  ({facts})", *([_wrapped("      ", key.doc)] if key.doc else [])]
 
 
 def _summary(node: type) -> str:

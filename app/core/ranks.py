@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from app.core.env import choose_device
+from app.core.rank import adopt
 from app.errors import ConfigError, RunError, TemporaryError
 from app.process import follow_parent
 
@@ -100,35 +101,31 @@ class World:
 def connected(env: Mapping[str, Any]) -> Iterator[World]:
     """This process's place among those of the run, connected to them for as long as the context lasts.
 
-    Reads RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as torchrun sets them.
-
     Raises:
         ConfigError: no such device, or `nccl` without GPUs.
     """
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
-    device = choose_device(env["device"], local_rank, local_size)
+    mine = adopt()
+    device = choose_device(env["device"], mine.local_rank, mine.local_size)
     settings = env["dist"]
     if settings["backend"] == "nccl" and device.type != "cuda":
         raise ConfigError(f"env.dist.backend=nccl needs GPUs, but the device is {device}; use gloo or auto")
-    if size == 1:
+    if mine.size == 1:
         yield World(device)
         return
     backend = settings["backend"]
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
-    address = settings["master_addr"] or os.environ.get("MASTER_ADDR")
-    port = settings["master_port"] or os.environ.get("MASTER_PORT")
+    address, port = settings["master_addr"] or mine.master_addr, settings["master_port"] or mine.master_port
     follow_parent(signal.SIGTERM)  # its launcher: it saves and leaves instead of training on
     timeout = timedelta(seconds=settings["timeout"])
+    # torchrun's own store, which env:// finds, unless another address is asked for.
     where = f"tcp://{address}:{port}" if settings["master_addr"] or settings["master_port"] else "env://"
-    store, rank, size = next(rendezvous(where, rank, size, timeout=timeout))
+    store, rank, size = next(rendezvous(where, mine.rank, mine.size, timeout=timeout))
     # torchrun keeps its store when it starts the ranks again: without a prefix they read the dead ones' addresses.
     attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     importlib.import_module("torch.distributed.nn")  # its functions keep the group that they find when DDP imports them
     dist.init_process_group(backend, store=attempt, rank=rank, world_size=size, timeout=timeout)
-    world = World(device, rank, size, local_rank, local_size)
+    world = World(device, rank, size, mine.local_rank, mine.local_size)
     members = world.gather((socket.gethostname(), os.getpid()))
     try:
         yield world

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from hydra.core.utils import JobReturn, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from app.config.wording import listed
 from app.errors import ConfigError
@@ -50,7 +50,14 @@ class SweepLauncher(Launcher):
     backend_name: str
 
     def __init__(self, **options: Any) -> None:
-        self.options = options
+        pass  # read from the configuration when they are used: some name the sweep's folder, which is chosen later
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """`hydra.launcher` as plain values."""
+        options = OmegaConf.to_container(self.master.hydra.launcher, resolve=True)
+        assert isinstance(options, dict)
+        return options  # type: ignore[return-value]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Finds the sweep's folder. Raises ConfigError where no job could be run."""

@@ -11,6 +11,7 @@ from typing import Any
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from app.core.rank import Rank
 from app.launch.job import DONE_STATE, PICKLE, RESULT, Job
 from app.launch.queue import Queue, StopRequest
 from app.launch.slots import Slot, environment, make_slots, threads_of
@@ -77,10 +78,9 @@ def rank_environment(threads: int, ranks: int) -> Environment:
     def of(job: Job, slot: Slot, rank: int) -> dict[str, str]:
         values = environment(slot, threads)
         if ranks > 1:
-            port = free_port() if rank == 0 else ports[job.number]
-            ports[job.number] = port
-            values |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-            values |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            if rank == 0:
+                ports[job.number] = free_port()
+            values |= Rank(rank, ranks, rank, ranks, "127.0.0.1", ports[job.number]).variables()
         return values
 
     return of

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hydra.types import TaskFunction
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, SlurmQueueConf
 
 from app.errors import ConfigError
 from app.files import read_json, write_json
@@ -22,7 +24,6 @@ from app.launch.watch import make_watcher
 from app.launch.worker import pack
 
 SLURM_RECORD = "slurm.json"
-LOGS = ".submitit"
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol")
 
 
@@ -58,11 +59,11 @@ def run(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], folder
     with make_watcher(jobs, folder) as watcher:
         ids = find_queued(jobs, watcher)
         new = [job for job in jobs if job.state != DONE_STATE and job.number not in ids]
-        ids |= submit(options, task, new, folder)
+        ids |= submit(options, task, new)
         watcher.message(f"{len(new)} jobs submitted, {len(ids) - len(new)} were in the queue already")
         if options["wait"]:
             with stop.listening():
-                collect([job for job in jobs if job.number in ids], ids, watcher, stop, options["poll_seconds"])
+                collect([job for job in jobs if job.number in ids], ids, watcher, stop, options)
     if stop.count:
         print(f"the jobs go on; to end them: {scancel_hint(ids)}")
     return stop
@@ -80,15 +81,11 @@ def find_queued(jobs: Sequence[Job], watcher: Watcher) -> dict[int, str]:
     return queued
 
 
-def submit(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], folder: Path) -> dict[int, str]:
+def submit(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job]) -> dict[int, str]:
     """Submits the jobs, as arrays no larger than the cluster allows; returns SLURM's ids by job number."""
-    from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = SlurmExecutor(
-        folder.absolute() / LOGS / "%j", max_num_timeout=options["max_num_timeout"], python=options["python"]
-    )
-    executor.update_parameters(**sbatch_parameters(options, folder))
+    executor = make_executor(options)
     size = squeue.max_array_size()
     ids: dict[int, str] = {}
     for start in range(0, len(jobs), size):
@@ -110,27 +107,26 @@ def submit(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], fol
     return ids
 
 
-def sbatch_parameters(options: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """submitit's parameters; those that are null are left out."""
-    others = options["additional_parameters"] or {}
-    if not isinstance(others, Mapping):
-        raise ConfigError(f"hydra.launcher.additional_parameters must be a mapping, got {others!r}")
-    parameters = {
-        "job_name": folder.parent.name or "app",
-        "time": options["timeout_min"],
-        "mem": None if options["mem_gb"] is None else f"{int(options['mem_gb'] * 1024)}MB",
-        "ntasks_per_node": options["tasks_per_node"],
-        "additional_parameters": {"requeue": True, **others},
-        "stderr_to_stdout": True,
-        "setup": [
+def make_executor(options: dict[str, Any]) -> Any:
+    """Make submitit's executor; the options are its parameters, as those of hydra-submitit-launcher are."""
+    from submitit import AutoExecutor
+
+    folder = Path(options["submitit_folder"]).absolute()
+    own = {"max_num_timeout": options["max_num_timeout"], "python": options["python"]}
+    executor = AutoExecutor(folder, "slurm", **{f"slurm_{name}": value for name, value in own.items()})
+    common = {field.name for field in fields(BaseQueueConf)} - {"submitit_folder"}
+    specific = {field.name for field in fields(SlurmQueueConf)} - common - {"_target_", "submitit_folder", *own}
+    executor.update_parameters(
+        **{name: options[name] for name in common},
+        **{f"slurm_{name}": options[name] for name in specific - {"additional_parameters", "setup"}},
+        slurm_additional_parameters={"requeue": True, **options["additional_parameters"]},
+        slurm_setup=[
             f"export PYTHONPATH={shlex.quote(python_environment()['PYTHONPATH'])}",
             'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',  # srun of 22.05 to 23.02 does not inherit it
             *options["setup"],
         ],
-    }
-    same = ("partition", "account", "qos", "nodes", "gpus_per_node", "gpus_per_task", "cpus_per_task")
-    parameters |= {key: options[key] for key in (*same, "signal_delay_s", "array_parallelism")}
-    return {key: value for key, value in parameters.items() if value is not None}
+    )
+    return executor
 
 
 def reason_of(error: Exception) -> str:
@@ -139,7 +135,9 @@ def reason_of(error: Exception) -> str:
     return next((line for line in lines if "sbatch: error" in line), lines[-1] if lines else type(error).__name__)
 
 
-def collect(jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: StopRequest, poll_seconds: float) -> None:
+def collect(
+    jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: StopRequest, options: dict[str, Any]
+) -> None:
     """Waits for the jobs to end, each by itself; returns early after a request to stop.
 
     A job counts as ended when two looks in a row find it so: a requeued one is between states for a moment.
@@ -162,7 +160,7 @@ def collect(jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: St
                 suspected.discard(number)
             elif number in suspected or (job.folder / RESULT).exists():
                 del open_jobs[number]
-                end(job, state, ids[number])
+                end(job, state, ids[number], options)
                 watcher.ended(job)
             else:
                 suspected.add(number)
@@ -171,21 +169,28 @@ def collect(jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: St
             if reason not in ("", known_reason):
                 watcher.message(f"{len(open_jobs)} jobs are pending in SLURM's queue: {reason}")
                 known_reason = reason
+        poll_seconds = options["poll_seconds"]
         deadline = time.monotonic() + (min(poll_seconds, 1.0) if suspected else poll_seconds)
         while open_jobs and not stop.count and time.monotonic() < deadline:
             time.sleep(0.1)
             watcher.tick()
 
 
-def end(job: Job, state: str | None, job_id: str) -> None:
+def end(job: Job, state: str | None, job_id: str, options: dict[str, Any]) -> None:
     """Takes over how a SLURM job ended: by what it left, else by SLURM's word for it."""
     result = read_json(job.folder / RESULT)
     status = 0 if result and "value" in result else int((result or {}).get("exit_code", 1))
     job.end(status, (result or {}).get("seconds", 0.0), stopping=False)
     if result is None:
         job.state, job.reason = FAILED, f"SLURM job {job_id}: {state or 'gone'}"
-        job.error = first_error(job.folder.parent / LOGS / job_id / f"{job_id}_0_log.out") or job.error
+        job.error = first_error(script_log(options, job_id)) or job.error
     job.write_record()
+
+
+def script_log(options: dict[str, Any], job_id: str) -> Path:
+    """Name the file that submitit gives the output of a job's script; with stderr_to_stdout=false, its errors."""
+    folder = Path(options["submitit_folder"].replace("%j", job_id))
+    return folder / f"{job_id}_0_log.{'out' if options['stderr_to_stdout'] else 'err'}"
 
 
 def first_error(log: Path) -> str | None:

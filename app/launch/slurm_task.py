@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.core.rank import adopt
 from app.files import write_json
 from app.launch.job import OUTPUT, RESULT
 from app.launch.worker import run_task
@@ -19,7 +20,6 @@ PATIENCE_SECONDS = 120.0
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
-    from submitit.slurm.slurm import SlurmJobEnvironment
 
 
 class Task:
@@ -41,7 +41,7 @@ class Task:
             if "SLURM_RESTART_COUNT" in os.environ:
                 wait_until_free(folder, PATIENCE_SECONDS)
         content = pickle.loads(self.content)
-        set_ranks(environment)
+        adopt()
         started = time.monotonic()
         code, result = run_task(content["config"], content["task"], content["version_base"], rank)
         if rank == 0:
@@ -55,23 +55,6 @@ class Task:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
-
-
-def set_ranks(environment: SlurmJobEnvironment) -> None:
-    """Tells torch.distributed who this process is; CUDA_VISIBLE_DEVICES stays as SLURM has set it.
-
-    The port is drawn from the job's id, so all processes agree on it and neighbours on a node do not.
-    """
-    if environment.num_tasks == 1:
-        return
-    os.environ |= {
-        "RANK": str(environment.global_rank),
-        "WORLD_SIZE": str(environment.num_tasks),
-        "LOCAL_RANK": str(environment.local_rank),
-        "LOCAL_WORLD_SIZE": str(environment.num_tasks // environment.num_nodes),
-    }
-    os.environ.setdefault("MASTER_ADDR", environment.hostnames[0])
-    os.environ.setdefault("MASTER_PORT", str(20_000 + int(environment.raw_job_id) % 12_000))
 
 
 def redirect_output(path: Path) -> None:

@@ -90,6 +90,27 @@ def test_each_job_has_the_gpu_that_slurm_gave_it(slurm_toy, cluster) -> None:
     assert {used for used, _, _ in slurm_toy.records("times.json").values()} <= {"0", "1"}
 
 
+def test_every_option_of_the_submitit_launcher_reaches_sbatch(slurm_toy, cluster) -> None:
+    if not cluster.root:
+        pytest.skip("simulated GPUs need root")
+    code, output = slurm_toy.run(sweep_over(302, 303), "hydra.launcher.gres=gpu:1", "hydra.launcher.exclude=n1")
+    assert code == 0, output
+    assert {used for used, _, _ in slurm_toy.records("times.json").values()} <= {"0", "1"}
+    (script, *_) = slurm_toy.sweeps[-1].glob(".submitit/*/*_submission.sh")
+    assert {"#SBATCH --gres=gpu:1", "#SBATCH --exclude=n1"} <= set(script.read_text().splitlines())
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "local"])
+def test_unknown_options_are_refused(toy, launcher: str) -> None:
+    toy.launcher = [f"hydra/launcher={launcher}"]
+    code, output = toy.run(sweep_over(5, 6), "+hydra.launcher.partitoin=low", "+hydra.launcher.cpu_slot=1")
+    assert code != 0
+    near = {"slurm": "partition", "local": "cpu_slots"}[launcher]
+    assert "unknown key 'hydra.launcher.partitoin'" in output
+    assert f"did you mean 'hydra.launcher.{near}'" in output
+    assert not toy.sweeps
+
+
 def test_sbatch_in_its_own_words(slurm_toy) -> None:
     code, output = slurm_toy.run(sweep_over(5, 6), "hydra.launcher.partition=nowhere")
     assert code != 0

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
 from app.config.schema.knob import knob
 
 
@@ -43,19 +45,18 @@ class LocalLauncherConf:
 
 
 @dataclass(eq=False, repr=False)
-class SlurmLauncherConf:
-    """One SLURM job per point of the sweep, as a job array; nodes x tasks_per_node processes make one distributed run."""
+class SlurmLauncherConf(SlurmQueueConf):  # type: ignore[misc]  # its package has no types
+    """One SLURM job per point of the sweep, as a job array; nodes x tasks_per_node processes make one distributed run. All options of hydra-submitit-launcher; those without a text are sbatch's own."""
 
     _target_: str = "hydra_plugins.app_launchers.slurm.SlurmLauncher"
     wait: bool = knob(True, "false: submit and leave; the same command with resume=true collects and completes.")
-    partition: str | None = knob(None, "Partition.")
-    account: str | None = knob(None, "Account to charge.")
-    qos: str | None = knob(None, "Quality of service.")
+    poll_seconds: float = knob(10.0, "How often SLURM is asked while waiting.", gt=0)
+    python: str | None = knob(
+        None,
+        "Command that starts Python on the nodes, such as `apptainer exec image.sif python`. null: this interpreter.",
+    )
     nodes: int = knob(1, "Nodes of each job.", ge=1)
     tasks_per_node: int = knob(1, "Processes on each node: one per GPU.", ge=1)
-    gpus_per_node: int | None = knob(None, "GPUs of each node.", ge=0)
-    gpus_per_task: int | None = knob(None, "GPUs of each process, instead of gpus_per_node.", ge=0)
-    cpus_per_task: int | None = knob(None, "Cores of each process.", ge=1)
     mem_gb: float | None = knob(None, "Memory of each node, in GB.", gt=0)
     timeout_min: int = knob(
         60,
@@ -69,15 +70,11 @@ class SlurmLauncherConf:
     )
     max_num_timeout: int = knob(100, "How many times a run may reach its time limit and be queued again.", ge=0)
     array_parallelism: int = knob(256, "Jobs of the array at the same time.", ge=1)
-    poll_seconds: float = knob(10.0, "How often SLURM is asked while waiting.", gt=0)
     setup: list[str] = knob([], "Shell lines before the run, such as `module load cuda`.")
-    additional_parameters: Any = knob(
-        None, "Any other sbatch options, as a mapping: {constraint: a100, mail-type: END}. null: none."
+    additional_parameters: dict[str, Any] = knob(
+        {}, "Any other sbatch options, as a mapping: {nodelist: n1, mail-type: END}."
     )
-    python: str | None = knob(
-        None,
-        "Command that starts Python on the nodes, such as `apptainer exec image.sif python`. null: this interpreter.",
-    )
+    stderr_to_stdout: bool = knob(True, "One log for standard output and error of the job's script.")
 
 
 LAUNCHERS: dict[str, type] = {"local": LocalLauncherConf, "slurm": SlurmLauncherConf}

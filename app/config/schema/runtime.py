@@ -57,6 +57,11 @@ class MPConf:
 class DistConf:
     """Several processes in one run."""
 
+    launcher: str = knob(
+        "auto",
+        "auto: processes started together by torchrun, or by srun as tasks of one step, are one run; none: each is a run of its own.",
+        choices=("auto", "none"),
+    )
     backend: str = knob("auto", "auto: nccl on GPUs, gloo on CPUs.", choices=("auto", "nccl", "gloo"))
     timeout: float = knob(600.0, "Seconds after which a collective without all ranks is an error.", gt=0)
     strategy: str = knob(
@@ -64,7 +69,7 @@ class DistConf:
     )
     sync_bn: bool = knob(False, "Batch norm over all ranks' images.")
     find_unused_parameters: bool = knob(False, "DDP: for models that do not use every parameter in every step.")
-    master_addr: str | None = knob(None, "Rendezvous address. null: from torchrun, submitit or SLURM.")
+    master_addr: str | None = knob(None, "Rendezvous address. null: from torchrun or SLURM.")
     master_port: int | None = knob(None, "Rendezvous port, likewise.", ge=1, le=65535)
 
 
