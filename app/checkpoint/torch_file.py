@@ -17,6 +17,34 @@ from app.errors import CheckpointError
 HEAD_BYTES = 512
 
 
+def read(path: Path, name: str | None = None) -> Any:
+    """Read a file of torch.save, or of safetensors where `name` (`path`'s own unless given) ends in .safetensors.
+
+    Raises:
+        CheckpointError: see `load`.
+    """
+    return load_safetensors(path) if (name or path.name).lower().endswith(".safetensors") else load(path)
+
+
+def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name.
+
+    Raises:
+        CheckpointError: missing, damaged or something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if (kind := impostor(head, path.stat().st_size)) is not None:
+        raise CheckpointError(f"{path} is not a checkpoint: {path.stat().st_size:,} bytes, {kind}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
+
+
 def load(path: Path) -> Any:
     """What torch.save wrote: tensors, dicts, lists, numbers and strings only. Tensors are mapped, not read.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from torch import nn
 from app.checkpoint import manifest, recovery, torch_file
 from app.checkpoint.compatibility import compare_classes, some
 from app.checkpoint.download import local_file
-from app.checkpoint.torch_file import impostor
 from app.checkpoint.transfer import shown
 from app.core.parallel import like
 from app.errors import CheckpointError
@@ -41,24 +40,21 @@ class Weights(NamedTuple):
     """How messages name them: `load_from=PATH`."""
 
 
-def read_weights(
-    location: str, what: str = "load_from", prefix: str | None = None, interrupted: Callable[[], bool] = lambda: False
-) -> Weights:
+def read_weights(location: str, what: str = "load_from", prefix: str | None = None) -> Weights:
     """Read the weights at `location`; of our own checkpoints the average where the run was evaluated on it.
 
     Args:
         location: path or http(s) address of a .pth, .pt or .safetensors file, with `#sha256=…` if wanted.
         what: the config key that named it, for messages.
         prefix: take only the entries that begin with it, without it.
-        interrupted: polled during a download.
 
     Raises:
         CheckpointError: see `local_file` and `torch_file.load`; or the file holds no weights, or none under `prefix`.
     """
-    path = local_file(location, interrupted=interrupted)
+    path = local_file(location)
     if (found := recovery.manifest_of(path)) is not None:
         manifest.verify(path.resolve().parent, found)
-    content = _safetensors(path) if path.suffix == ".safetensors" else torch_file.load(path)
+    content = torch_file.read(path)
     entries, metadata = _unwrap(*_state_dict(content, path), path)
     if prefix is not None:
         heads = sorted(_heads(entries))
@@ -180,20 +176,6 @@ def _state_dict(content: Any, path: Path) -> tuple[Mapping[str, Any], Mapping[st
 def _evaluated_on_average(config: str) -> bool:
     hooks = (yaml.safe_load(config) or {}).get("hooks") or {}
     return bool((hooks.get("ema") or {}).get("evaluate_on_ema", True))
-
-
-def _safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    with open(path, "rb") as file:
-        head = file.read(torch_file.HEAD_BYTES)
-    if (kind := impostor(head, path.stat().st_size)) is not None:
-        raise CheckpointError(f"{path} is not a checkpoint: {path.stat().st_size:,} bytes, {kind}")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from None
 
 
 def _unwrap(

@@ -7,7 +7,10 @@ import io
 import logging
 import os
 import pickle
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -19,23 +22,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.checkpoint import torch_file
 from app.checkpoint.download import cache_folder, local_file
 from app.checkpoint.transfer import Limits, shown
 from app.checkpoint.weights import read_weights
 from app.errors import CheckpointError, ConfigError, RunError, TemporaryError
 
-LIMITS = Limits(connect_seconds=5, stall_seconds=20, attempts=3, backoff_seconds=0.01, max_bytes=1_000_000)
-IMPATIENT = replace(LIMITS, stall_seconds=0.3)
+LIMITS = Limits(
+    connect_seconds=5, head_seconds=20, stall_seconds=20, attempts=3, backoff_seconds=0.01, max_bytes=1_000_000
+)
+IMPATIENT = replace(LIMITS, head_seconds=0.3, stall_seconds=0.3)
 
 
-def checkpoint_bytes() -> bytes:
+def checkpoint_bytes(count: int) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"w": torch.arange(20_000.0)}, buffer)
+    torch.save({"w": torch.arange(float(count))}, buffer)
     return buffer.getvalue()
 
 
-GOOD = checkpoint_bytes()
+GOOD, OTHER = checkpoint_bytes(20_000), checkpoint_bytes(30_000)
 SHA256 = hashlib.sha256(GOOD).hexdigest()
 
 
@@ -52,9 +56,10 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.split("?")[0].strip("/").removesuffix(".pth")
         self.server.seen.append(self.path)
         self.server.headers.append(dict(self.headers))
-        getattr(self, name)()
+        getattr(self, self.server.now or name)()
 
     def answer(self, body: bytes, status: int = 200, length: int | None = None, **headers: str) -> None:
+        self.server.statuses.append(status)
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key.replace("_", "-"), value)
@@ -149,6 +154,27 @@ class Handler(BaseHTTPRequestHandler):
         host = f"localhost:{self.server.server_port}"
         self.answer(b"", status=307, Location=f"http://{host}/good.pth")
 
+    def serve(self, conditions: bool, **headers: str) -> None:
+        """The server's present content, or 304 where it is asked whether it is still the same."""
+        asked = {self.headers.get("If-None-Match"), self.headers.get("If-Modified-Since")} - {None}
+        if conditions and asked & set(headers.values()):
+            self.answer(b"", status=304)
+        else:
+            self.answer(self.server.content, **headers)
+
+    def tagged(self) -> None:
+        self.serve(True, ETag=f'"{len(self.server.content)}"')
+
+    def dated(self) -> None:
+        hour = 1 + (self.server.content is OTHER)
+        self.serve(True, Last_Modified=f"Thu, 01 Jan 2026 0{hour}:00:00 GMT")
+
+    def deaf(self) -> None:
+        self.serve(False, ETag=f'"{len(self.server.content)}"')
+
+    def bare(self) -> None:
+        self.serve(False)
+
     def missing(self) -> None:
         self.answer(b"no", status=404)
 
@@ -191,6 +217,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.statuses: list[int] = []
+        self.now: str | None = None
+        self.content = GOOD
 
     def handle_error(self, request: object, client_address: object) -> None:
         pass  # clients that leave are the point
@@ -310,12 +339,66 @@ def test_the_password_stays_with_its_host(server: Server, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("name", ["hostile", "bomb", "slip"])
-def test_a_hostile_file_is_refused_when_it_is_read(server: Server, name: str, tmp_path: Path) -> None:
-    path = local_file(server.url(name), limits=LIMITS)
-    with pytest.raises(CheckpointError):
-        torch_file.load(path)
+def test_a_hostile_file_is_refused_and_not_kept(server: Server, name: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"/{name}.pth .*not kept"):
+        local_file(server.url(name), limits=LIMITS)
     assert "MARK" not in os.environ
     assert not list(tmp_path.rglob("slipped"))
+    assert cached() == []
+    server.now = "good"  # the server is mended
+    assert local_file(server.url(name), limits=LIMITS).read_bytes() == GOOD
+
+
+def make_old(path: Path) -> None:
+    """So that the server is asked again."""
+    os.utime(path.with_name(f"{path.name}.json"), (1, 1))
+
+
+@pytest.mark.parametrize("name", ["tagged", "dated", "deaf", "bare"])
+def test_a_changed_file_is_seen_and_an_unchanged_one_is_not_fetched_again(server: Server, name: str) -> None:
+    """Servers with an ETag, with Last-Modified, with an ETag but without conditions, and with nothing but a length."""
+    path = local_file(server.url(name), limits=LIMITS)
+    assert path.read_bytes() == GOOD
+    for count in (2, 3):
+        make_old(path)
+        assert local_file(server.url(name), limits=LIMITS).read_bytes() == GOOD
+        assert len(server.seen) == count
+    if name in ("tagged", "dated"):
+        assert server.statuses == [200, 304, 304]
+    server.content = OTHER
+    assert local_file(server.url(name), limits=LIMITS).read_bytes() == GOOD, "all processes of a run take one file"
+    make_old(path)
+    assert local_file(server.url(name), limits=LIMITS).read_bytes() == OTHER
+    assert local_file(f"{server.url(name)}#sha256={hashlib.sha256(OTHER).hexdigest()}", limits=LIMITS) == path
+
+
+def test_without_a_server_the_copy_is_used_and_it_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    path = local_file(server.url("tagged"), limits=LIMITS)
+    make_old(path)
+    server.now = "broken"
+    assert local_file(server.url("tagged"), limits=LIMITS) == path
+    assert "the server says 500" in caplog.text
+    assert "using the copy that was fetched before" in caplog.text
+    server.now = "missing"
+    with pytest.raises(CheckpointError, match="the server says 404"):
+        local_file(server.url("tagged"), limits=LIMITS)
+
+
+def test_the_hash_in_a_name_of_torch_hub_is_verified(server: Server) -> None:
+    server.now = "good"
+    local_file(server.url(f"net-{SHA256[:8]}"), limits=LIMITS)
+    local_file(server.url("net-20240131"), limits=LIMITS)
+    with pytest.raises(CheckpointError, match=rf"has sha256 {SHA256}, but its name says 0badf00d"):
+        local_file(server.url("net-0badf00d"), limits=LIMITS)
+    assert len(cached()) == 4
+    local_file(f"{server.url('net-0badf00d')}#sha256={SHA256}", limits=LIMITS)
+
+
+def test_a_server_that_does_not_begin_to_answer_is_named_soon(server: Server) -> None:
+    """However long the file may stall later."""
+    with pytest.raises(TemporaryError, match="no answer in time, after 3 attempts"):
+        local_file(server.url("stalls_before"), limits=replace(LIMITS, head_seconds=0.2, stall_seconds=1000))
+    assert Limits().head_seconds * Limits().attempts < 45
 
 
 def test_two_at_once_fetch_once(server: Server) -> None:
@@ -331,12 +414,17 @@ def test_two_at_once_fetch_once(server: Server) -> None:
     assert len(server.seen) == 1
 
 
-def test_a_signal_ends_a_download(server: Server) -> None:
-    limits = Limits(stall_seconds=30, attempts=1)
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        local_file(server.url("stalls_before"), limits=limits, interrupted=lambda: time.monotonic() > began + 0.1)
-    assert cached() == []
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_a_download(server: Server, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "app", "load_from=" + server.url("stalls_before"), "hydra.run.dir=run"]
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root}) as process:
+        while not server.seen:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(60) == code
+    assert [name for name in cached() if not name.endswith(".tmp")] == []
 
 
 def test_other_schemes_and_missing_files(tmp_path: Path) -> None:
