@@ -118,6 +118,8 @@ def restore(run: Run, source: Path) -> None:
             logger.info("changed since the checkpoint: %s = %s (was %s)", key, show(new), show(old))
     for note in contents.restore(run, state, source):
         logger.warning(note)
+    for hook in run.hooks.values():
+        hook.restored(run, source)
     logger.info("restored %s", position(run))
 
 

@@ -153,6 +153,36 @@ class Store:
                 _discard(path)
             raise
 
+    def adopt_best(self, source: Path, steps: Mapping[str, int]) -> list[str]:
+        """Link or copy the best checkpoints, by metric and step, from the folder of the run that this one goes on from.
+
+        Returns the metrics whose best is no longer there.
+
+        Raises:
+            SaveError: nothing of the one that could not be copied is left.
+        """
+        others = [each for each in Store(source).manifests() if each.evaluated == each.step]
+        own = {(each.best, each.step) for each in self.manifests()}
+        missing = []
+        for metric, step in steps.items():
+            if (metric, step) in own:
+                continue
+            found = [each for each in others if each.step == step and each.best in (metric, None)]
+            try:
+                entry = max(found, key=lambda each: each.best == metric)
+                manifests.verify(source, entry)
+            except (ValueError, CheckpointError):
+                missing.append(metric)
+                continue
+            stem = self._free(f"best_{slug(metric)}_{entry.stem.removeprefix(f'best_{slug(metric)}_')}")
+            temporary = self.folder / f".{stem}.pth.{os.getpid()}.tmp"
+            try:
+                _link_or_copy(source / entry.name, temporary)
+                self._commit(temporary, [replace(entry, name=f"{stem}.pth", best=metric, periodic=False)])
+            except OSError as error:
+                raise save_error(self.folder / f"{stem}.pth", error, entry.size) from error
+        return missing
+
     def best_path(self, metric: str) -> Path:
         """The name for people of the best checkpoint by one of `metrics`."""
         return self.folder / ("best.pth" if self.metrics.index(metric) == 0 else f"best_{slug(metric)}.pth")

@@ -61,8 +61,8 @@ class Hook:
     def finish(self, run: Run, error: BaseException | None) -> None:
         """Always, also after an error: flush, close, put back."""
 
-    def best_checkpoint(self, metric: str) -> Path | None:
-        """The file of the best checkpoint by `metric`; None: this hook keeps none."""
+    def best_checkpoint(self, metric: str, step: int | None = None) -> Path | None:
+        """The file of the best checkpoint by `metric`, if it is of `step` (where given); None: this hook keeps none."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,6 +71,9 @@ class Hook:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict`'s result."""
+
+    def restored(self, run: Run, source: Path) -> None:
+        """After everything was restored from the checkpoint `source`, which may lie in another run's folder."""
 
 
 def priority_of(hook: Hook) -> int:

@@ -119,8 +119,21 @@ class Checkpoint(Hook):
             finally:
                 self._saver.close()
 
-    def best_checkpoint(self, metric: str) -> Path | None:
-        return None if self._store is None or metric not in self.rules else self._store.best_path(metric)
+    def best_checkpoint(self, metric: str, step: int | None = None) -> Path | None:
+        if self._store is None or metric not in self.best or step not in (None, self.best[metric]["step"]):
+            return None
+        return self._store.best_path(metric)
+
+    def restored(self, run: Run, source: Path) -> None:
+        if self._store is None or (home := source.resolve().parent) == self._store.folder.resolve():
+            return
+        steps = {name: int(best["step"]) for name, best in self.best.items() if name in self.rules}
+        for name in self._store.adopt_best(home, steps):
+            logger.warning(
+                "the best checkpoint by %s, of step %d, is no longer in %s: the best from here on is kept",
+                name, steps[name], home,
+            )  # fmt: skip
+            del self.best[name]
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "saved": list(self._saved)}

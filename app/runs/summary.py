@@ -41,7 +41,7 @@ def conclude(run: Run, monitor: Monitor, seconds: float) -> None:
         logger.info("stopped at %s after %.1f s: %s", position(run), seconds, run.stop_reason)
     else:
         logger.info("done at %s after %.1f s", position(run), seconds)
-    best = best_checkpoint(run, monitor.metric)
+    best = best_checkpoint(run, monitor.metric, monitor.best_step)
     if monitor.best is not None:
         where = "" if best is None else f": {shown(best)}"
         logger.info("best %s %.4f at epoch %d%s", monitor.metric, monitor.best, monitor.best_epoch, where)
@@ -53,9 +53,9 @@ def conclude(run: Run, monitor: Monitor, seconds: float) -> None:
         write_done(run, monitor, seconds)
 
 
-def best_checkpoint(run: Run, metric: str) -> Path | None:
-    """The checkpoint that is the best by `metric`, where one is kept."""
-    found = (hook.best_checkpoint(metric) for hook in run.hooks.values())
+def best_checkpoint(run: Run, metric: str, step: int | None = None) -> Path | None:
+    """The checkpoint that is the best by `metric` (and of `step`, where given), where one is kept."""
+    found = (hook.best_checkpoint(metric, step) for hook in run.hooks.values())
     return next((path for path in found if path is not None and path.exists()), None)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import RunApp
 from tiny_run import tiny_run, train
 
 from app.checkpoint import contents
@@ -36,6 +38,9 @@ class Quiet:
 
     def flush(self) -> None:
         self.flushed += 1
+
+    def sync(self) -> None:
+        pass
 
 
 class Scores(Hook):
@@ -335,3 +340,24 @@ def test_an_unwritable_folder_is_found_before_training(tmp_path: Path, caplog: p
     with pytest.raises(Exception, match=r"cannot write checkpoints to .*checkpoints") as caught:
         Checkpoint().attach(a_run(tmp_path))
     assert getattr(caught.value, "exit_code", None) == 73
+
+
+def test_a_run_that_goes_on_elsewhere_has_its_best_there(run_app: RunApp) -> None:
+    tiny = ("data.limit_train=64", "data.limit_val=32", "data.batch_size=16", "model=mlp", "schedule.warmup=0")
+    first = run_app("first", *tiny, "train.max_epochs=2", "optim.lr=0.01")
+    source = first / "checkpoints" / "epoch_2.pth"
+    frozen = (*tiny, "train.max_epochs=3", "optim.lr=1e-12", f"resume={source}")
+    second = run_app("second", *frozen)
+    best = second / "checkpoints" / "best.pth"
+    assert best.read_bytes() == (first / "checkpoints" / "best.pth").read_bytes()
+    assert re.search(rf"best val/top1 \S+ at epoch \d: .*{best.relative_to(second)}", (second / "app.log").read_text())
+
+    for path in (first / "checkpoints").glob("*1*"):  # what step 4 left, and the names of best ones
+        path.unlink()
+    state = contents.load(source)
+    state["hooks"]["checkpoint"]["best"]["val/top1"] = {"value": 2.0, "step": 4}
+    torch.save(state, first / "checkpoints" / "named.pth")
+    third = run_app("third", *frozen[:-1], f"resume={first}/checkpoints/named.pth")
+    log = (third / "app.log").read_text()
+    assert f"the best checkpoint by val/top1, of step 4, is no longer in {first}/checkpoints" in log
+    assert (third / "checkpoints" / "best.pth").resolve().name == "best_top1_epoch_3.pth"
