@@ -25,10 +25,11 @@ TRANSFORMS = {
 """Our names for classes of torchvision.transforms.v2."""
 
 
-def build_augmentation(recipe: Recipe, seed: int) -> Stage:
-    """All of `recipe` (as `parse_augment` gives it) but `resized_crop`, one after the other.
+def build_augmentation(recipe: Recipe, seed: int, crop_side: int | None = None) -> Stage:
+    """Build all of `recipe` (as `parse_augment` gives it), one after the other.
 
-    What torchvision does is done image by image.
+    `resized_crop` gives images of `crop_side`; with None it is left out: the reader of image files has cropped them
+    already, out of the whole picture. What torchvision does is done image by image.
 
     Raises:
         ConfigError: torchvision refuses an argument.
@@ -36,7 +37,9 @@ def build_augmentation(recipe: Recipe, seed: int) -> Stage:
     stages: list[Stage] = []
     transforms = [(name, arguments) for name, arguments in recipe if name in TRANSFORMS or name[0].isupper()]
     for name, arguments in recipe:
-        if name == "rotate":
+        if name == "resized_crop" and crop_side is not None:
+            stages.append(resized_crop(seed, crop_side, **arguments))
+        elif name == "rotate":
             stages.append(rotate(seed, **arguments))
         elif name == "erase":
             stages.append(erase(seed, **arguments))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.data.source import ImageTensor, Splits, stratified_split
+from app.data.source import ImageTensor, Splits
+from app.data.split import stratified_split
 from app.errors import DataError
 
 

@@ -21,8 +21,11 @@ from app.data.normalize import Normalize
 from app.data.order import Plan, evaluation_rounds
 from app.data.part import Part
 from app.data.reader import Reader, Request
-from app.data.source import ImageTensor, Source, Splits, check_targets, take
-from app.errors import ConfigError
+from app.data.source import ImageFiles, ImageTensor, Source, Splits, check_targets, take
+from app.errors import ConfigError, DataError
+
+MOST_CLASSES = 200_000
+"""The size of a model follows from this number, which is taken from data; ImageNet-22k has 21,841."""
 
 
 def build_feed(
@@ -48,6 +51,8 @@ def build_feed(
     sources["val"] = take(splits.val, settings["limit_val"])
     if splits.test is not None and splits.test is not splits.val:
         sources["test"] = splits.test
+    if len(splits.classes) > MOST_CLASSES:
+        raise DataError(f"data: {len(splits.classes):,} classes are more than the {MOST_CLASSES:,} that are believed")
     for split, source in sources.items():
         check_targets(source, splits.classes, split)
     return Feed(sources, splits, dict(settings), world, seed, accumulate, start_method)
@@ -68,13 +73,14 @@ class Feed:
     ) -> None:
         self.classes: Sequence[str] = list(splits.classes)
         self._settings, self._world, self._seed, self._start_method = settings, world, seed, start_method
-        self._resizable = self._side(sources["train"]) is not None
+        self._sources = sources
         self._shape, self.multi_label = self._look_at(sources["train"])
         self.channels, self.image_size = self._shape[0], self._shape[-1]
         self.set_recipe(settings["augment"], settings["batch_augment"])
         self._normalize = Normalize(*self._statistics(splits), world.device, settings["pin_memory"])
-        self._sources = sources
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[tuple[str, bool], Part] = {}
+        """By split, and whether its images are held in memory."""
+        self._holdable: dict[str, bool] = {}
         self.train_size = len(sources["train"])
         self._plan = Plan(
             size=self.train_size * settings["repeats"],
@@ -151,20 +157,41 @@ class Feed:
             (1, *self._shape), dtype=torch.uint8
         )  # what torchvision refuses shows here, not in a worker
         build_augmentation(self._recipe, self._seed)(blank, torch.tensor([0]), 0)
-        if "resized_crop" in dict(self._recipe) and not self._resizable:
-            raise ConfigError("data.augment.resized_crop needs data.image_size, the side that it resizes to")
+        if "resized_crop" in dict(self._recipe):
+            self._check_crop(self._sources["train"])
 
     def close(self) -> None:
         """Ends the loader workers."""
         for part in self._parts.values():
             part.close()
 
+    def _check_crop(self, source: Source) -> None:
+        """Raise ConfigError where `resized_crop` has nothing to resize to, or no whole images to crop."""
+        if isinstance(source, ImageTensor):
+            return
+        if self._settings["image_size"] is None:
+            raise ConfigError("data.augment.resized_crop needs data.image_size, the side that it resizes to")
+        cached = isinstance(source, ImageFiles) and source.cache
+        if cached or self._settings["in_memory"] is True:
+            key, instead = ("cache=true", "cache=false") if cached else ("in_memory=true", "in_memory=auto")
+            raise ConfigError(
+                f"data.{key} holds images as evaluation sees them, resized and cut to the centre, but "
+                f"data.augment.resized_crop cuts its part out of whole images; set data.{instead}, so that "
+                "data.num_workers processes read them, or use crop instead"
+            )
+
     def _part(self, split: str) -> Part:
         """Made when first needed: a test opens no training images."""
         split = split if split in self._sources else "val"
-        if split not in self._parts:
-            self._parts[split] = self._make_part(self._sources[split])
-        return self._parts[split]
+        source = self._sources[split]
+        if split not in self._holdable:
+            self._holdable[split] = should_hold(source, self._settings["in_memory"], self._settings["image_size"])
+        # Of files, what is held is the centre that evaluation sees, and a random crop needs the whole image.
+        cropped = split == "train" and not isinstance(source, ImageTensor) and "resized_crop" in dict(self._recipe)
+        key = split, self._holdable[split] and not cropped
+        if key not in self._parts:
+            self._parts[key] = self._make_part(source, held=key[1], training=split == "train")
+        return self._parts[key]
 
     def _look_at(self, source: Source) -> tuple[tuple[int, ...], bool]:
         """The shape of what the model gets, and whether it is multi-label data, from the first sample."""
@@ -175,11 +202,6 @@ class Feed:
         side = self._settings["image_size"]
         shape = tuple(images.shape[1:]) if side is None else (images.shape[1], side, side)
         return shape, targets.ndim == 2
-
-    def _side(self, source: Source) -> int | None:
-        """What images are resized to; None: nothing, they have one size as they are."""
-        size: int | None = self._settings["image_size"]
-        return source.images.shape[-1] if size is None and isinstance(source, ImageTensor) else size
 
     def _statistics(self, splits: Splits) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation per channel: configured, the data set's own, or 0.5."""
@@ -200,7 +222,7 @@ class Feed:
         return Reader(
             source,
             seed=self._seed,
-            side=self._side(source),
+            side=self._settings["image_size"],
             num_classes=len(self.classes),
             on_error=settings["on_error"],
             max_errors=settings["max_errors"],
@@ -217,14 +239,14 @@ class Feed:
             normalize=self._normalize,
         )
 
-    def _make_part(self, source: Source) -> Part:
+    def _make_part(self, source: Source, held: bool, training: bool) -> Part:
         num_workers = self._settings["num_workers"]
-        if not should_hold(source, self._settings["in_memory"], self._settings["image_size"]):
+        if not held:
             return self._loader(source, num_workers)
         if not isinstance(source, ImageTensor):
             loader = self._loader(source, num_workers or spare_workers(len(source), self._world.size))
             try:
-                source = hold(source, loader, self._settings["image_size"])
+                source = hold(source, loader, self._settings["image_size"], self._settings["on_error"], training)
             finally:
                 loader.close()
         return MemoryPart(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
+import math
 import os
+import shutil
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -13,8 +17,9 @@ import torch
 
 from app.data.archive import CACHE
 from app.data.loader import LoaderPart
-from app.data.source import ImageFiles, ImageTensor, Source
+from app.data.source import ImageFiles, ImageTensor, Source, describe
 from app.errors import CannotWrite, DataError
+from app.files import write_durable, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -33,25 +38,93 @@ def should_hold(source: Source, in_memory: bool | str, side: int | None) -> bool
     return in_memory is True or (in_memory == "auto" and isinstance(source, ImageTensor))
 
 
-def hold(source: Source, loader: LoaderPart, side: int | None) -> ImageTensor:
-    """All samples as evaluation sees them: in memory, or with `ImageFiles.cache` in a file that is mapped into it.
+def hold(source: Source, loader: LoaderPart, side: int | None, on_error: str, training: bool) -> ImageTensor:
+    """Read all samples as evaluation sees them: into memory, or for `ImageFiles.cache` into a file that is mapped.
 
     Raises:
-        DataError: unreadable samples, images of several sizes, float images.
-        CannotWrite: the file.
+        DataError: unreadable samples, images of several sizes, float images, more than the memory holds, a training
+            part that gives other images in every epoch.
+        CannotWrite: the cache.
     """
-    cached = isinstance(source, ImageFiles) and source.cache
-    path = CACHE / f"decoded-{_key(source, side)}.npy" if cached and isinstance(source, ImageFiles) else None
-    if path is None or not path.exists():
-        begin = time.monotonic()
-        images, targets = _decode(loader, path)
-        logger.info(
-            "decoded %d images in %.1f s%s", len(images), time.monotonic() - begin, f" into {path}" if path else ""
+    first = loader.load([0]).images
+    if first.dtype != torch.uint8:
+        raise DataError("data.in_memory=true needs uint8 or PIL images; this data set gives float ones")
+    shape = (len(loader), *first.shape[1:])
+    if not isinstance(source, ImageFiles):
+        if training:
+            _check_constant(source, loader)
+    elif source.cache:
+        return _cached(CACHE / f"decoded-{_key(source, side, on_error)}", loader, shape)
+    size, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise DataError(
+            f"data.in_memory: {shape[0]:,} images of {_size(first)} take {size / 2**30:.1f} GiB, and this machine has "
+            f"{memory / 2**30:.1f}; set data.in_memory=false, or data.image_size smaller"
         )
-    if path is not None:
-        assert isinstance(source, ImageFiles)
-        images, targets = torch.from_numpy(np.load(path, mmap_mode="c")), source.targets
+    begin = time.monotonic()
+    images = torch.empty(shape, dtype=torch.uint8)
+    targets, _ = _fill(images, loader)
+    logger.info("decoded %d images in %.1f s", len(images), time.monotonic() - begin)
     return ImageTensor(images, targets)
+
+
+def _check_constant(source: Source, loader: LoaderPart) -> None:
+    """Raise DataError for a data set that augments by itself: held in memory, its first epoch would be its only one."""
+    for i in range(min(PROBED, len(loader))):
+        index = i * len(loader) // PROBED
+        if not torch.equal(loader.load([index], epoch=0).images, loader.load([index], epoch=1).images):
+            raise DataError(
+                f"data.in_memory=true: {describe(source, index)} is another image in every epoch: this data set "
+                "augments by itself; set data.in_memory=auto, or augment with data.augment"
+            )
+
+
+def _cached(folder: Path, loader: LoaderPart, shape: tuple[int, ...]) -> ImageTensor:
+    """The images and targets of `folder`, which is made where it is not there or cannot be read."""
+    found = _open(folder, loader, shape)
+    if found is None:
+        _write(folder, loader, shape)
+        found = _open(folder, loader, shape)
+        assert found is not None
+    return found
+
+
+def _open(folder: Path, loader: LoaderPart, shape: tuple[int, ...]) -> ImageTensor | None:
+    if not folder.exists():
+        return None
+    try:
+        images, targets = np.load(folder / "images.npy", mmap_mode="c"), np.load(folder / "targets.npy")
+        skipped = json.loads((folder / "skipped.json").read_bytes())
+    except (OSError, EOFError, ValueError) as error:
+        logger.warning("the cache %s cannot be read (%s) and is made anew", folder, error)
+        return None
+    if images.shape != shape:
+        return None
+    loader.report({int(index): reason for index, reason in skipped.items()})
+    logger.info("decoded images are read from %s", folder)
+    return ImageTensor(torch.from_numpy(images), torch.from_numpy(targets))
+
+
+def _write(folder: Path, loader: LoaderPart, shape: tuple[int, ...]) -> None:
+    """Decode into a folder beside `folder` and rename it: there is a whole cache or none."""
+    begin = time.monotonic()
+    temporary = folder.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        images = np.lib.format.open_memmap(temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        targets, skipped = _fill(torch.from_numpy(images), loader)
+        images.flush()
+        write_durable(temporary / "targets.npy", lambda file: np.save(file, targets.numpy()))
+        write_json(temporary / "skipped.json", skipped)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir():
+            return  # another process was quicker
+        raise CannotWrite(f"data.cache: cannot write {temporary.absolute()}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("decoded %d images in %.1f s into %s", len(images), time.monotonic() - begin, folder)
 
 
 def spare_workers(size: int, processes: int) -> int:
@@ -61,32 +134,12 @@ def spare_workers(size: int, processes: int) -> int:
     return workers if size >= WORTH_WORKERS and workers > 1 else 0
 
 
-def _decode(loader: LoaderPart, path: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
-    first = loader.load([0]).images
-    if first.dtype != torch.uint8:
-        raise DataError("data.in_memory=true needs uint8 or PIL images; this data set gives float ones")
-    shape = (len(loader), *first.shape[1:])
-    if path is None:
-        images = torch.empty(shape, dtype=torch.uint8)
-        return images, _fill(images, loader)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        images = torch.from_numpy(mapped)
-        targets = _fill(images, loader)
-        mapped.flush()
-        temporary.replace(path)
-    except OSError as error:
-        raise CannotWrite(f"data.cache: cannot write {temporary.absolute()}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return images, targets
+def _fill(images: torch.Tensor, loader: LoaderPart) -> tuple[torch.Tensor, dict[int, str]]:
+    """Put all images of `loader` into `images`; give back the targets, and what was unreadable.
 
-
-def _fill(images: torch.Tensor, loader: LoaderPart) -> torch.Tensor:
-    """Puts all images of `loader` into `images`; gives back the targets."""
-    targets = []
+    The targets are those that were read, not the source's: an unreadable sample has both of the next one.
+    """
+    targets, skipped = [], {}
     for place, loaded in loader.raw(BATCH):
         if loaded.images.shape[1:] != images.shape[1:]:
             raise DataError(
@@ -95,7 +148,8 @@ def _fill(images: torch.Tensor, loader: LoaderPart) -> torch.Tensor:
             )
         images[place.start : place.stop] = loaded.images
         targets.append(loaded.targets)
-    return torch.cat(targets)
+        skipped.update(loaded.skipped)
+    return torch.cat(targets), skipped
 
 
 def _small_and_equal(files: ImageFiles, side: int | None) -> bool:
@@ -112,9 +166,10 @@ def _small_and_equal(files: ImageFiles, side: int | None) -> bool:
     return len(sizes) == 1 and max(next(iter(sizes))) <= SMALL_SIDE and side in (None, *next(iter(sizes)))
 
 
-def _key(files: ImageFiles, side: int | None) -> str:
-    """Changes with the files' names, sizes and times, and with how they are resized."""
-    digest = blake2b(repr((side, files.resize, len(files))).encode(), digest_size=8)
+def _key(files: ImageFiles, side: int | None, on_error: str) -> str:
+    """Changes with the files' names, labels, sizes and times, and with how they are read."""
+    digest = blake2b(repr((side, files.resize, len(files), on_error)).encode(), digest_size=8)
+    digest.update(files.targets.numpy().tobytes())
     if files.archive is not None:
         status = files.archive.stat()
         digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())

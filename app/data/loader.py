@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -82,13 +82,12 @@ class LoaderPart:
         return images if images.dtype == torch.uint8 else self._normalize.undo(images)
 
     def targets(self, indices: Sequence[int]) -> torch.Tensor:
-        """The targets of some samples."""
-        known = getattr(self._reader.source, "targets", None)
-        return self.load(indices).targets if known is None else torch.as_tensor(known)[list(indices)]
+        """The targets of some samples; of an unreadable one that of the sample which is used instead."""
+        return self.load(indices).targets
 
-    def load(self, indices: Sequence[int]) -> Loaded:
-        """Some samples as evaluation sees them, read by this process."""
-        return self._checked(self._reader[Request(list(indices))])
+    def load(self, indices: Sequence[int], epoch: int | None = None) -> Loaded:
+        """Some samples, read by this process: as evaluation sees them, or as `epoch` does, without augmentation."""
+        return self._checked(self._reader[Request(list(indices), epoch)])
 
     def raw(self, batch_size: int) -> Iterator[tuple[range, Loaded]]:
         """All samples as evaluation sees them, in order."""
@@ -110,16 +109,25 @@ class LoaderPart:
         for loaded in workers.read(requests):
             yield self._checked(loaded)
 
-    def _checked(self, loaded: Loaded) -> Loaded:
-        for index, reason in loaded.skipped.items():
-            if index in self._skipped or loaded.failure is not None:
+    def report(self, skipped: Mapping[int, str]) -> None:
+        """Say once, and count, what could not be read.
+
+        Raises:
+            DataError: too many.
+        """
+        for index, reason in skipped.items():
+            if index in self._skipped:
                 continue
             self._skipped.add(index)
-            logger.warning("%s; a neighbour takes its place (%d of %d)", reason, len(self._skipped), self._max_errors)
+            logger.warning("%s; the next sample is used (%d of %d)", reason, len(self._skipped), self._max_errors)
             if len(self._skipped) >= self._max_errors:
                 raise DataError(
                     f"{len(self._skipped)} samples cannot be read (data.max_errors={self._max_errors}); last: {reason}"
                 )
+
+    def _checked(self, loaded: Loaded) -> Loaded:
+        if loaded.failure is None:
+            self.report(loaded.skipped)
         return checked(loaded)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch.nn.functional import interpolate
 
 from app.config.schema.augment import Recipe
-from app.data.augment import Stage, build_augmentation, resized_crop
+from app.data.augment import build_augmentation
 from app.data.normalize import Normalize
 from app.data.order import Micro
-from app.data.source import ImageTensor
+from app.data.source import ImageTensor, resized
 
 GROUP_BYTES = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Float pixels that are prepared in one go: on a CPU they stay in its cache, on a GPU few kernels are launched."""
@@ -30,7 +29,7 @@ class MemoryPart:
         resident: bool,
         normalize: Normalize,
     ) -> None:
-        images = source.images if side in (None, source.images.shape[-1]) else _resize(source.images, side or 0)
+        images = source.images if side is None else resized(source.images, side)
         self._host = images
         self._images = images.to(device) if resident else images
         self._targets = source.targets.to(device)
@@ -50,7 +49,7 @@ class MemoryPart:
         self, micros: Iterator[Micro], epoch: int, recipe: Recipe
     ) -> Iterator[tuple[Micro, torch.Tensor, torch.Tensor]]:
         """Augmented, normalised images and targets of each micro-batch, on the device."""
-        augment = self._augmentation(recipe)
+        augment = build_augmentation(recipe, self._seed, crop_side=self._side)
         for group in _grouped(micros, self._group):
             entries = group[0].indices if len(group) == 1 else torch.cat([micro.indices for micro in group])
             samples = entries % len(self)
@@ -88,14 +87,6 @@ class MemoryPart:
         rows = self._images.index_select(0, samples)
         return self._normalize.move(rows)
 
-    def _augmentation(self, recipe: Recipe) -> Stage:
-        rest = build_augmentation(recipe, self._seed)
-        crop = dict(recipe).get("resized_crop")
-        if crop is None:
-            return rest
-        first = resized_crop(self._seed, self._side, **crop)
-        return lambda images, entries, epoch: rest(first(images, entries, epoch), entries, epoch)
-
 
 def _grouped(micros: Iterator[Micro], samples: int) -> Iterator[list[Micro]]:
     """Lists of micro-batches of at least `samples` together."""
@@ -109,8 +100,3 @@ def _grouped(micros: Iterator[Micro], samples: int) -> Iterator[list[Micro]]:
             group, count = [], 0
     if group:
         yield group
-
-
-def _resize(images: torch.Tensor, side: int) -> torch.Tensor:
-    parts = [interpolate(part, (side, side), mode="bilinear", antialias=True) for part in torch.split(images, 1024)]
-    return torch.cat(parts)

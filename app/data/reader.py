@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from app.config.schema.augment import Recipe
 from app.core import rng
 from app.data.augment import Stage, build_augmentation, crop_parameters
-from app.data.source import ImageFiles, ImageTensor, Source, describe
+from app.data.source import ImageFiles, ImageTensor, Source, describe, resized
 
 
 class Request(NamedTuple):
@@ -71,6 +71,8 @@ class Reader:
             with rng.preserved():
                 samples = self._samples(request, skipped)
             images = self._stacked(request, [sample.image for sample in samples])
+            if isinstance(self.source, ImageTensor) and self.side is not None:
+                images = resized(images, self.side)
             if request.epoch is not None and images.dtype == torch.uint8:
                 images = self._augment(request.recipe)(images, torch.tensor(request.indices), request.epoch)
             return Loaded(images, stack_targets([sample.target for sample in samples]), skipped)
@@ -85,7 +87,7 @@ class Reader:
 
     def _samples(self, request: Request, skipped: dict[int, str]) -> list[Sample]:
         crops: Sequence[Any] = [None] * len(request.indices)
-        crop = dict(request.recipe).get("resized_crop")
+        crop = None if isinstance(self.source, ImageTensor) else dict(request.recipe).get("resized_crop")
         if request.epoch is not None and crop is not None:
             crops = crop_parameters(self.seed, request.epoch, torch.tensor(request.indices), **crop).tolist()
         samples = []
@@ -110,7 +112,7 @@ class Reader:
 
     def _load(self, index: int, box_of: Callable[[int, int], Any]) -> Sample:
         if isinstance(self.source, ImageTensor):
-            return Sample(fit(self.source.images[index], self.side, box_of), self.source.targets[index])
+            return Sample(self.source.images[index], self.source.targets[index])
         if isinstance(self.source, ImageFiles):
             return Sample(read_file(self.source, index, self.side, box_of), self.source.targets[index])
         try:
@@ -151,7 +153,9 @@ class Reader:
 
     def _augment(self, recipe: Recipe) -> Stage:
         if self._augmentation is None or self._augmentation[0] != recipe:
-            self._augmentation = recipe, build_augmentation(recipe, self.seed)
+            # Images in memory are cropped as MemoryPart does it; of all others the part was decoded or cut out above.
+            side = (self.side or self.source.images.shape[-1]) if isinstance(self.source, ImageTensor) else None
+            self._augmentation = recipe, build_augmentation(recipe, self.seed, crop_side=side)
         return self._augmentation[1]
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch.nn.functional import interpolate
 
-from app.core import rng
 from app.errors import DataError
 
 
@@ -143,6 +143,14 @@ def read_splits(make: Callable[..., Any], parameters: Collection[str]) -> Splits
     return Splits(made["train"], made["val"], [str(name) for name in classes["train"]], made.get("test"))
 
 
+def resized(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Resize uint8 images (n, channels, height, width) as a whole to `side` pixels square: bilinear, antialiased."""
+    if images.shape[-2:] == (side, side):
+        return images
+    parts = [interpolate(part, (side, side), mode="bilinear", antialias=True) for part in torch.split(images, 1024)]
+    return torch.cat(parts)
+
+
 def take(source: Source, limit: int | None) -> Source:
     """`limit` samples, evenly spread over `source` (whose order is often by class); all of them for None."""
     if limit is None or limit >= len(source):
@@ -211,17 +219,3 @@ def check_targets(source: Source, classes: Sequence[str], split: str) -> None:
             f"data: {split}: {describe(source, index)} has label {int(targets[index])}, "
             f"but there are {len(classes)} classes: 0 to {len(classes) - 1}"
         )
-
-
-def stratified_split(targets: torch.Tensor, val_fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices (ascending) of the training and the validation part: the same share of each class, always the same ones.
-
-    A class of two samples or more has at least one in either part.
-    """
-    held_out = torch.zeros(len(targets), dtype=torch.bool)
-    for label in sorted(set(targets.tolist())):
-        members = (targets == label).nonzero()[:, 0]
-        count = min(max(round(len(members) * val_fraction), 1), len(members) - 1)
-        chosen = torch.randperm(len(members), generator=rng.generator("validation split", label))[:count]
-        held_out[members[chosen]] = True
-    return (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]

@@ -6,8 +6,10 @@ They are read here, in memory, because torchvision unpacks next to its input, wh
 import functools
 import gzip
 import hashlib
+import math
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,10 @@ STATISTICS = {
     "CIFAR100": ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
 }
 """Mean and standard deviation of the training pixels, per channel."""
+
+
+LARGEST_IDX = 1 << 28
+"""Bytes; MNIST's images are 47 MB."""
 
 
 def torchvision_set(name: str = "MNIST", root: str = "data", download: bool = False) -> Splits:
@@ -93,18 +99,19 @@ def _read_idx(name: str, path: Path, dimensions: int) -> torch.Tensor:
         if path.exists():
             content = path.read_bytes()
         elif packed.exists():
-            content = gzip.decompress((path := packed).read_bytes())
+            with gzip.open(path := packed) as stream:
+                content = stream.read(LARGEST_IDX)  # a packed file may hold a thousand times its own size
         else:
             raise _missing(
                 name,
                 path,
                 f"{name}/raw/*-images-idx3-ubyte and *-labels-idx1-ubyte, for train and t10k, or .gz of them",
             )
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data.root: cannot read {path.absolute()} ({path.stat().st_size} bytes): {error}") from error
     header = 4 + 4 * dimensions
     sizes = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
-    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != header + int(np.prod(sizes)):
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != header + math.prod(sizes):
         raise DataError(
             f"data.root: {path.absolute()} is not a whole idx file of {dimensions} dimensions: it starts with "
             f"{content[:16]!r} and holds {len(content)} bytes; delete it and set data.download=true"

@@ -73,14 +73,30 @@ def test_test_folder_is_used_for_validation_where_there_is_no_val(root: Path) ->
     assert splits.val is splits.test
 
 
-def test_val_fraction_holds_out_the_same_share_of_each_class(root: Path) -> None:
+def paths(source: Any) -> set[str]:
+    assert isinstance(source, ImageFiles)
+    return set(source.paths)
+
+
+def test_val_fraction_holds_out_a_part_of_each_class(root: Path) -> None:
     splits = folder(str(root / "train"), val_fraction=0.34)
     assert isinstance(splits.val, ImageFiles)
-    assert isinstance(splits.train, ImageFiles)
-    assert splits.val.targets.tolist() == [0, 0, 1, 1]
-    assert not set(splits.val.paths) & set(splits.train.paths)
-    assert folder(str(root / "train"), val_fraction=0.34).val.paths == splits.val.paths  # type: ignore[union-attr]
-    assert len(folder(str(root), val_fraction=0.5).train) == 6
+    assert set(splits.val.targets.tolist()) == set(splits.train.targets.tolist()) == {0, 1}  # type: ignore[union-attr]
+    assert not paths(splits.val) & paths(splits.train)
+    assert len(paths(splits.val) | paths(splits.train)) == 12
+    assert paths(folder(str(root / "train"), val_fraction=0.34).val) == paths(splits.val)
+    beside_val = folder(str(root), val_fraction=0.34)
+    assert paths(beside_val.val) == paths(splits.val), "a file's side does not depend on where the class folders lie"
+    assert beside_val.test is None
+
+
+def test_val_fraction_keeps_test(root: Path) -> None:
+    (root / "val").rename(root / "test")
+    splits = folder(str(root), val_fraction=0.34)
+    assert paths(splits.test) == {str(path) for path in (root / "test").rglob("*.jpg")}
+    assert paths(splits.val) < {str(path) for path in (root / "train").rglob("*.jpg")}
+    (root / "test/bee").rename(root / "test/bug")
+    assert "only in train: bee; only in test" in message(root=str(root), val_fraction=0.34)
 
 
 def test_missing_and_empty_folders(root: Path, tmp_path: Path) -> None:
@@ -121,7 +137,7 @@ def test_list_files(root: Path) -> None:
     assert splits.train.targets.tolist() == [0, 1, 0]
     assert splits.val.targets.tolist() == [1]
     (root / "train.txt").write_text("train/ant/0.jpg 0\ntrain/bee/0.jpg 2\n")
-    assert list(folder(str(root), train_list="train.txt", val_fraction=0.5).classes) == ["0", "1", "2"]
+    assert list(folder(str(root), train_list="train.txt", val_fraction=0.5).classes) == ["0", "2"], "names: not dense"
 
 
 def test_wrong_list_files(root: Path) -> None:
@@ -137,7 +153,7 @@ def test_wrong_list_files(root: Path) -> None:
     (root / "val.txt").write_text("val/ant/0.jpg\n")
     assert message(**keys) == f"data.val_list: {root / 'val.txt'}:1: expected `path label`, got 'val/ant/0.jpg'"
     (root / "train.txt").write_text("train/ant/0.jpg -1\ntrain/bee/0.jpg 1\n")
-    assert "train.txt:1: label -1 is none of the 2 classes" in message(**keys)
+    assert "train.txt:1: label -1 is negative; a label is a name, or a number from 0 on" in message(**keys)
     assert "needs either data.val_list or data.val_fraction" in message(root=str(root), train_list="train.txt")
 
 
@@ -300,7 +316,7 @@ def test_unreadable_image_is_replaced_by_its_neighbour(
     said = [record.getMessage() for record in caplog.records if "cannot read" in record.getMessage()]
     assert len(said) == 1
     assert str(path) in said[0]
-    assert said[0].endswith("a neighbour takes its place (1 of 100)")
+    assert said[0].endswith("the next sample is used (1 of 100)")
 
 
 def test_too_many_unreadable_images_stop(root: Path, feed_of: FeedOf) -> None:

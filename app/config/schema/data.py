@@ -26,7 +26,7 @@ class DataConf:
     timeout: float = knob(120.0, "Seconds to wait for a loader worker before giving up. 0: for ever.", ge=0)
     in_memory: bool | str = knob(
         "auto",
-        "Hold the images as uint8 and augment whole batches; auto: data sets of small, equally sized images that fit.",
+        "Hold the images as uint8 and augment whole batches; auto: data sets of small, equally sized images, unless files are cropped with resized_crop.",
         choices=(True, False, "auto"),
     )
     device_resident: bool | str = knob(
@@ -53,7 +53,7 @@ class DataConf:
     )
     on_error: str = knob(
         "raise",
-        "An unreadable image: stop with its path, or replace it by its neighbour and count it.",
+        "An unreadable image: stop with its path, or use the next one instead, with its label, and count it.",
         choices=("raise", "skip"),
     )
     max_errors: int = knob(100, "With on_error=skip: stop after so many.", ge=1)
@@ -100,10 +100,14 @@ class FolderConf(DataConf):
         "Folder with train/ and val/ (or train/ and test/), or, with val_fraction, with the class folders themselves; a .tar or .tar.xz of it works too.",
     )
     val_fraction: float | None = knob(
-        None, "Hold out this part of each class for validation instead of using val/.", gt=0, lt=1
+        None,
+        "Hold out about this part of each class for validation instead of using val/, by a hash of each file's name: it keeps its side for good.",
+        gt=0,
+        lt=1,
     )
     train_list: str | None = knob(
-        None, "A text file of `path label` or `path class-name` lines, relative to root, instead of folders."
+        None,
+        "A text file of `path label` or `path class-name` lines, relative to root, instead of folders; labels that count up from 0 or 1 are numbers, others are names.",
     )
     val_list: str | None = knob(None, "Likewise for validation.")
     allow_empty: bool = knob(False, "Accept class folders without images.")
