@@ -34,12 +34,12 @@ from app.config.schema import register
 from app.config.targets import hydra_refusals
 from app.config.wording import listed
 from app.core.rank import adopt, find_rank
-from app.errors import IO, ConfigError, RunError
+from app.errors import BUG, IO, ConfigError, RunError
 from app.runs import folder
 
 logger = logging.getLogger(__name__)
 
-BUG, INTERRUPTED = 70, 130
+INTERRUPTED = 130
 
 
 def entry() -> int | str | None:

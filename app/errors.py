@@ -1,14 +1,14 @@
 """What ends a run on purpose: an exit code and one readable message."""
 
-CONFIG, DATA, CHECKPOINT, CANNOT_WRITE, IO, TEMPORARY = 64, 65, 66, 73, 74, 75
-"""Exit codes after sysexits.h: wrong config, wrong data or non-finite numbers, checkpoint unusable, cannot write,
-I/O error, try again later."""
+CONFIG, DATA, CHECKPOINT, BUG, CANNOT_WRITE, IO, TEMPORARY = 64, 65, 66, 70, 73, 74, 75
+"""Exit codes after sysexits.h: wrong config, wrong data or non-finite numbers, checkpoint unusable, a bug, cannot
+write, I/O error, try again later."""
 
 
 class RunError(Exception):
     """A message for a person: what is wrong, where, what was found, what would be right. No traceback is shown."""
 
-    exit_code = 70
+    exit_code = BUG
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__(message)

@@ -106,7 +106,7 @@ def layer_is_light(name: str) -> bool:
     return name.startswith(("config.", "schema.")) or name in (
         "cli",
         "launch.plugins",
-        "launch.local",
+        "launch.queue",
         "launch.compose",
     )
 

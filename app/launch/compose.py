@@ -66,7 +66,9 @@ def place(context: HydraContext, master: DictConfig, at_work: Callable[[Path], b
     return keys
 
 
-def compose(loader: ConfigLoader, master: DictConfig, points: Sequence[Sequence[str]], first_number: int) -> list[Job]:
+def compose(
+    loader: ConfigLoader, master: DictConfig, task: str, points: Sequence[Sequence[str]], first_number: int
+) -> list[Job]:
     """One job per point, with its folder and composed config; those that are done already are marked so.
 
     Raises:
@@ -86,7 +88,7 @@ def compose(loader: ConfigLoader, master: DictConfig, points: Sequence[Sequence[
         config = loader.load_sweep_config(master, list(overrides))
         for problem in check(without_hydra(config), overrides):
             problems.setdefault(problem, folders[index].name)
-        job = Job(first_number + index, list(overrides), axes[index], identities[index], folders[index], config)
+        job = Job(first_number + index, list(overrides), axes[index], identities[index], folders[index], config, task)
         _settle(job, master, records.get(job.name))
         jobs.append(job)
     if problems:
@@ -117,11 +119,11 @@ def _settle(job: Job, master: DictConfig, record: dict[str, Any] | None) -> None
             config.resume = False
     if record is None:
         return
-    job.launches = record["launches"]
+    job.launches = int(record.get("launches", 0))
     done = finished(job.folder, job.length)
     if done is not None:
         job.state, job.skipped, job.value = DONE_STATE, True, done.get("best")
-        job.seconds = record["seconds"]
+        job.seconds = float(record.get("seconds", 0.0))
 
 
 def _without_repetitions(jobs: list[Job]) -> list[Job]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ PICKLE = ".job.pkl"
 RESULT = ".result.json"
 OUTPUT = "stdout.log"
 
+logger = logging.getLogger(__name__)
+
 WAITING, RUNNING, DONE_STATE, FAILED, INTERRUPTED = "waiting", "running", "done", "failed", "interrupted"
 
 
@@ -37,6 +40,8 @@ class Job:
     folder: Path
     config: DictConfig
     """Composed and checked, Hydra's node included."""
+    task: str
+    """The task function, as app.launch.task.name_of names it."""
     state: str = WAITING
     launches: int = 0
     skipped: bool = False
@@ -60,7 +65,7 @@ class Job:
         return length_of(self.config)
 
     def write_record(self) -> None:
-        """Writes `job.json`, which a resumed sweep and the report read."""
+        """Write `job.json`, which a resumed sweep and the report read."""
         record = {
             "overrides": self.overrides,
             "axes": self.axes,
@@ -73,22 +78,44 @@ class Job:
             "launches": self.launches,
             "seconds": round(self.seconds, 3),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / RECORD, record)
+        self.write(RECORD, record)
 
-    def end(self, status: int, seconds: float, stopping: bool) -> None:
-        """Takes over how its process ended: `status` is the exit code, or minus the signal that killed it."""
+    def write(self, name: str, record: dict[str, Any]) -> None:
+        """Write a record into the job's folder; a disk that does not take it is a warning, and the job goes on."""
+        try:
+            write_json(self.folder / name, record)
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self.folder / name, error.strerror)
+
+    def begin(self, state: str) -> bytes:
+        """Count a launch, forget what the last one left, return the packed job."""
+        from app.launch.task import pack
+
+        self.state = state
+        self.launches += 1
+        with suppress(OSError):
+            (self.folder / RESULT).unlink(missing_ok=True)
+        return pack(self.config, self.task)
+
+    def end(self, status: int, seconds: float, stopping: bool = False, error: str | None = None) -> None:
+        """Take over how its process ended: `status` is the exit code, or minus the signal that killed it.
+
+        What the job has left is read with mercy: a result that is lost is recovered from `DONE.json` or the log.
+        """
         result = read_json(self.folder / RESULT) or {}
-        (self.folder / RESULT).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.folder / RESULT).unlink(missing_ok=True)
         self.seconds = seconds
         self.exit_code = status if status >= 0 else 128 - status
         if status == 0:
-            self.state, self.value, self.reason, self.error = DONE_STATE, result.get("value"), None, None
-            return
-        left = stopping and self.exit_code in (128 + signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGKILL)
-        self.state = INTERRUPTED if left else FAILED
-        self.reason = describe_exit(status)
-        self.error = result.get("error") or last_line(self.folder / OUTPUT)
+            done = finished(self.folder, self.length) or {}
+            self.state, self.reason, self.error = DONE_STATE, None, None
+            self.value = result.get("value", done.get("best"))
+        else:
+            left = stopping and self.exit_code in (128 + signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGKILL)
+            self.state = INTERRUPTED if left else FAILED
+            self.reason = describe_exit(status)
+            self.error = error or result.get("error") or last_line(self.folder / OUTPUT)
 
 
 def length_of(config: DictConfig) -> int | None:
@@ -101,10 +128,15 @@ def length_of(config: DictConfig) -> int | None:
 def finished(folder: Path, length: int | None) -> dict[str, Any] | None:
     """What the run in `folder` left when it finished, or None when it has not, or is to train longer now."""
     done = read_json(folder / DONE)
-    if done is None or (length is not None and done.get("length", length) < length):
+    reached = (done or {}).get("length")
+    if length is not None and isinstance(reached, int) and reached < length:
         return None
-    assert isinstance(done, dict)
     return done
+
+
+def output_of(folder: Path, rank: int) -> Path:
+    """Name the file that takes standard output and error of a rank."""
+    return folder / (OUTPUT if rank == 0 else f"stdout.rank{rank}.log")
 
 
 def describe_exit(status: int) -> str:
@@ -123,7 +155,7 @@ def last_line(log: Path, tail_bytes: int = 8192) -> str | None:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - tail_bytes))
             text = file.read().decode(errors="replace")
-    except FileNotFoundError:
+    except OSError:
         return None
     lines = [re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]", text)]
     return next((line[:500] for line in reversed(lines) if line), None)
@@ -147,13 +179,7 @@ def job_returns(jobs: Sequence[Job]) -> list[JobReturn]:
 
 
 def read_records(sweep_folder: Path) -> dict[str, dict[str, Any]]:
-    """`job.json` of every folder in a sweep's folder, by folder name."""
-    records = {}
-    for path in sorted(sweep_folder.glob(f"*/{RECORD}")):
-        if path.parent.is_symlink():
-            continue
-        try:
-            records[path.parent.name] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-    return records
+    """`job.json` of every folder in a sweep's folder, by folder name; those that cannot be read are left out."""
+    paths = (path for path in sorted(sweep_folder.glob(f"*/{RECORD}")) if not path.parent.is_symlink())
+    records = {path.parent.name: read_json(path) or {} for path in paths}
+    return {name: record for name, record in records.items() if isinstance(record.get("identity"), str)}

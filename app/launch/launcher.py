@@ -5,9 +5,14 @@ Hydra's plugins are imported at every start of the command, so this imports litt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from hydra.core.utils import JobReturn, configure_log, setup_globals
@@ -20,28 +25,50 @@ from app.errors import ConfigError
 
 if TYPE_CHECKING:
     from app.launch.job import Job
-    from app.launch.queue import StopRequest
+    from app.launch.watch import Lines
 
 ORPHANS_SECONDS = 10.0
 """For the jobs of a killed launcher to be gone, on top of the time that they have to save."""
 
 
 class Backend(Protocol):
-    """A module that runs jobs: app.launch.local or app.launch.slurm."""
+    """A module that runs jobs: app.launch.queue or app.launch.slurm."""
 
     def require(self, options: dict[str, Any]) -> None:
-        """Raises ConfigError where this machine, or these options, cannot do it."""
+        """Raise ConfigError where this machine, or these options, cannot do it."""
         ...
 
     def at_work(self, folder: Path) -> bool:
-        """Whether jobs of the sweep in `folder` are waiting or running without a launcher."""
+        """Return whether jobs of the sweep in `folder` are waiting or running without a launcher."""
         ...
 
-    def run(
-        self, options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], folder: Path, lock: int
-    ) -> StopRequest:
-        """Runs the jobs that are not done; `lock` is a file descriptor for their processes to inherit."""
+    def run(self, options: dict[str, Any], jobs: Sequence[Job], watcher: Lines, stop: StopRequest, lock: int) -> None:
+        """Run the jobs; `lock` is a file descriptor for their processes to inherit."""
         ...
+
+
+class StopRequest:
+    """Counts the requests to stop: Ctrl-C, SIGTERM, a closed terminal. srun sends pairs of signals."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.signum = 0
+        self._last = -math.inf
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over SIGINT, SIGTERM and SIGHUP, and give them back."""
+        before = {number: signal.signal(number, self._on) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on(self, signum: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        self.count += now - self._last >= 1.0  # closer ones are the same request
+        self.signum, self._last = signum, now
 
 
 class SweepLauncher(Launcher):
@@ -60,7 +87,7 @@ class SweepLauncher(Launcher):
         return options  # type: ignore[return-value]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Finds the sweep's folder. Raises ConfigError where no job could be run."""
+        """Find the sweep's folder. Raises ConfigError where no job could be run."""
         from app.config.check import launcher_problems
         from app.launch.compose import place
 
@@ -72,7 +99,7 @@ class SweepLauncher(Launcher):
         self.keys = place(hydra_context, config, self.backend.at_work)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs all points.
+        """Run all points.
 
         Raises:
             ConfigError: some point's config is wrong; then none was started.
@@ -80,19 +107,25 @@ class SweepLauncher(Launcher):
         """
         from app.launch import sweep
         from app.launch.compose import compose
-        from app.launch.job import job_returns
+        from app.launch.job import DONE_STATE, job_returns
+        from app.launch.task import name_of
+        from app.launch.watch import make_watcher
 
         setup_globals()
         configure_log(self.master.hydra.hydra_logging, self.master.hydra.verbose)
-        folder = Path(self.master.hydra.sweep.dir)
-        with sweep.held(folder, self.options.get("grace_seconds", 0.0) + ORPHANS_SECONDS) as lock:
+        folder, options, stop = Path(self.master.hydra.sweep.dir), self.options, StopRequest()
+        with sweep.held(folder, options.get("grace_seconds", 0.0) + ORPHANS_SECONDS) as lock:
+            is_new = not (folder / sweep.SWEEP).exists()
             try:
-                jobs = compose(self.context.config_loader, self.master, job_overrides, initial_job_idx)
-            except ConfigError:
-                sweep.discard_unused(folder)
-                raise
-            sweep.write_about(folder, self.keys)
-            stop = self.backend.run(self.options, self.task, jobs, folder, lock)
+                loader, task = self.context.config_loader, name_of(self.task)
+                jobs = compose(loader, self.master, task, job_overrides, initial_job_idx)
+                sweep.write_about(folder, self.keys)
+                with make_watcher(jobs, folder) as watcher, stop.listening():
+                    left = [job for job in jobs if job.state != DONE_STATE]
+                    self.backend.run(options, left, watcher, stop, lock)
+            finally:
+                if is_new:
+                    sweep.discard_unused(folder)
         if stop.count:
             raise SystemExit(128 + stop.signum)
         return job_returns(jobs)

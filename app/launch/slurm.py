@@ -8,20 +8,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.types import TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, SlurmQueueConf
 
-from app.errors import ConfigError
-from app.files import read_json, write_json
+from app.errors import ConfigError, TemporaryError
+from app.files import read_json
 from app.launch import squeue
-from app.launch.job import DONE_STATE, FAILED, RESULT, RUNNING, WAITING, Job
-from app.launch.queue import StopRequest, Watcher
-from app.launch.slurm_task import Task
-from app.launch.starter import python_environment
-from app.launch.watch import make_watcher
-from app.launch.worker import pack
+from app.launch.job import FAILED, RESULT, RUNNING, WAITING, Job, finished
+from app.launch.processes import python_environment
+from app.launch.task import SlurmTask
+from app.launch.watch import Lines
+
+if TYPE_CHECKING:
+    from app.launch.launcher import StopRequest
 
 SLURM_RECORD = "slurm.json"
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol")
@@ -44,44 +44,40 @@ def require(options: dict[str, Any]) -> None:
 
 def at_work(folder: Path) -> bool:
     """Whether a job of the sweep in `folder` is in SLURM's queue."""
-    ids = [(read_json(path) or {}).get("job", "") for path in folder.glob(f"*/{SLURM_RECORD}")]
+    ids = [str((read_json(path) or {}).get("job")) for path in folder.glob(f"*/{SLURM_RECORD}")]
     states = squeue.states() if ids else {}
     return any(squeue.is_active(states.get(job_id)) for job_id in ids)
 
 
-def run(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job], folder: Path, lock: int) -> StopRequest:
-    """Submits what is neither done nor queued; with `wait`, returns when all have ended or at Ctrl-C, else at once.
+def run(options: dict[str, Any], jobs: Sequence[Job], watcher: Lines, stop: StopRequest, lock: int) -> None:
+    """Submit what is not queued; with `wait`, return when all have ended or at Ctrl-C, else at once.
 
     Raises:
         ConfigError: SLURM refuses the jobs.
     """
-    stop = StopRequest()
-    with make_watcher(jobs, folder) as watcher:
-        ids = find_queued(jobs, watcher)
-        new = [job for job in jobs if job.state != DONE_STATE and job.number not in ids]
-        ids |= submit(options, task, new)
-        watcher.message(f"{len(new)} jobs submitted, {len(ids) - len(new)} were in the queue already")
-        if options["wait"]:
-            with stop.listening():
-                collect([job for job in jobs if job.number in ids], ids, watcher, stop, options)
+    ids = find_queued(jobs, watcher)
+    new = [job for job in jobs if job.number not in ids]
+    ids |= submit(options, new)
+    watcher.message(f"{len(new)} jobs submitted, {len(ids) - len(new)} were in the queue already")
+    if options["wait"]:
+        collect(jobs, ids, watcher, stop, options)
     if stop.count:
-        print(f"the jobs go on; to end them: {scancel_hint(ids)}")
-    return stop
+        watcher.message(f"the jobs go on; to end them: {scancel_hint(ids)}")
 
 
-def find_queued(jobs: Sequence[Job], watcher: Watcher) -> dict[int, str]:
+def find_queued(jobs: Sequence[Job], watcher: Lines) -> dict[int, str]:
     """SLURM's ids of the jobs that an earlier launch has submitted and that have not ended, by job number."""
     states = squeue.states()
     queued = {}
     for job in jobs:
         record = read_json(job.folder / SLURM_RECORD)
-        if job.state != DONE_STATE and record and squeue.is_active(states.get(record["job"])):
+        if record and squeue.is_active(states.get(str(record.get("job")))):
             queued[job.number] = record["job"]
             watcher.message(f"#{job.number} {job.name} is in the queue already, as {record['job']}")
     return queued
 
 
-def submit(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job]) -> dict[int, str]:
+def submit(options: dict[str, Any], jobs: Sequence[Job]) -> dict[int, str]:
     """Submits the jobs, as arrays no larger than the cluster allows; returns SLURM's ids by job number."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -90,19 +86,14 @@ def submit(options: dict[str, Any], task: TaskFunction, jobs: Sequence[Job]) -> 
     ids: dict[int, str] = {}
     for start in range(0, len(jobs), size):
         chunk = jobs[start : start + size]
-        for job in chunk:
-            job.folder.mkdir(parents=True, exist_ok=True)
-            (job.folder / RESULT).unlink(missing_ok=True)
         try:
-            tasks = [Task(pack(job.config, task), str(job.folder.absolute())) for job in chunk]
+            tasks = [SlurmTask(job.begin(WAITING), str(job.folder.absolute())) for job in chunk]
             submitted = executor.submit_array(tasks)
         except (FailedJobError, FailedSubmissionError) as error:
             raise ConfigError(f"hydra/launcher=slurm: sbatch refuses the job: {reason_of(error)}") from error
         for job, handle in zip(chunk, submitted, strict=True):
-            job.launches += 1
-            job.state = WAITING
             ids[job.number] = handle.job_id
-            write_json(job.folder / SLURM_RECORD, {"job": handle.job_id, "submitted": time.time()})
+            job.write(SLURM_RECORD, {"job": handle.job_id, "submitted": time.time()})
             job.write_record()
     return ids
 
@@ -136,7 +127,7 @@ def reason_of(error: Exception) -> str:
 
 
 def collect(
-    jobs: Sequence[Job], ids: dict[int, str], watcher: Watcher, stop: StopRequest, options: dict[str, Any]
+    jobs: Sequence[Job], ids: dict[int, str], watcher: Lines, stop: StopRequest, options: dict[str, Any]
 ) -> None:
     """Waits for the jobs to end, each by itself; returns early after a request to stop.
 
@@ -146,7 +137,12 @@ def collect(
     suspected: set[int] = set()
     known_reason = ""
     while open_jobs and not stop.count:
-        states = squeue.states(set(ids.values()))
+        try:
+            states = squeue.states(set(ids.values()))
+        except TemporaryError as error:  # the jobs do not need the answer; the next one will do
+            watcher.message(f"{error}; asking on")
+            time.sleep(1.0)
+            continue
         for number, job in list(open_jobs.items()):
             state = states.get(ids[number])
             if state == "RUNNING" and job.state != RUNNING:
@@ -179,9 +175,11 @@ def collect(
 def end(job: Job, state: str | None, job_id: str, options: dict[str, Any]) -> None:
     """Takes over how a SLURM job ended: by what it left, else by SLURM's word for it."""
     result = read_json(job.folder / RESULT)
-    status = 0 if result and "value" in result else int((result or {}).get("exit_code", 1))
-    job.end(status, (result or {}).get("seconds", 0.0), stopping=False)
-    if result is None:
+    # Without a result it never reached Python, was killed, or found the disk full after its DONE.json.
+    done = result is None and finished(job.folder, job.length) is not None
+    status = 0 if done else int((result or {}).get("exit_code", 1))
+    job.end(status, float((result or {}).get("seconds", 0.0)))
+    if result is None and not done:
         job.state, job.reason = FAILED, f"SLURM job {job_id}: {state or 'gone'}"
         job.error = first_error(script_log(options, job_id)) or job.error
     job.write_record()
@@ -195,7 +193,10 @@ def script_log(options: dict[str, Any], job_id: str) -> Path:
 
 def first_error(log: Path) -> str | None:
     """What SLURM or the shell complained about in the log of the job's script."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
     return next((line for line in lines if "error:" in line or "not found" in line), None)
 
 

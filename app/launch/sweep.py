@@ -5,6 +5,7 @@ outputs/<name>/sweep_<date_time>/   sweep.json  results.csv  report.html  <point
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import Any
 
 from app.errors import TEMPORARY, CannotWrite, ConfigError, RunError
 from app.files import locked, read_json, write_json
-from app.launch.job import RECORD, read_records
+from app.launch.job import DONE_STATE, FAILED, INTERRUPTED, RECORD, read_records
 from app.launch.point import hashed, slug
 
 SWEEP = "sweep.json"
@@ -25,19 +26,38 @@ JOBS_LOCK = ".jobs.lock"
 def choose(root: Path, keys: Sequence[str], resume: bool) -> Path:
     """The sweep folder below `root` for a launch whose command line sets or sweeps over `keys`.
 
-    With `resume`, the newest sweep with the same keys, else the newest that shares one of them; if there is none, and
-    without `resume`, a new one.
+    With `resume`, the newest sweep with the same keys, else the newest that shares one of them, those of which no job
+    got anywhere last; if there is none, and without `resume`, a new one.
     """
     if resume:
-        past = sorted(root.glob("sweep_*/" + SWEEP), reverse=True)
-        known_keys = {path.parent: set((read_json(path) or {}).get("keys", ())) for path in past}
-        same = [folder for folder, known in known_keys.items() if known == set(keys)]
-        related = [folder for folder, known in known_keys.items() if known & set(keys)]
-        if same or related:
-            return (same or related)[0]
+        known = {folder: known_keys(folder) for folder in sorted(root.glob("sweep_*"), reverse=True)}
+        same = [folder for folder, its in known.items() if its == set(keys)]
+        related = [folder for folder, its in known.items() if its & set(keys)]
+        if found := same or related:
+            chosen = next((folder for folder in found if has_progress(folder)), found[0])
+            if chosen is not found[0]:
+                print(f"{found[0]} was stopped before its first job had saved; going on with {chosen}", flush=True)
+            return chosen
     stamp = f"sweep_{datetime.now():%Y-%m-%d_%H-%M-%S}"
     names = (stamp if attempt == 0 else f"{stamp}.{attempt}" for attempt in range(1000))
     return next(root / name for name in names if not (root / name).exists())
+
+
+def known_keys(folder: Path) -> set[str]:
+    """The keys that a sweep has set or swept over: as it noted, else as its jobs did."""
+    noted = (read_json(folder / SWEEP) or {}).get("keys")
+    if isinstance(noted, list):
+        return set(map(str, noted))
+    return {key for record in read_records(folder).values() for key in json.loads(record["identity"])}
+
+
+def has_progress(folder: Path) -> bool:
+    """Whether some job of the sweep in `folder` has saved, ended or been submitted."""
+    marks = ("DONE.json", "checkpoints/*.json", "slurm.json")
+    ended = (FAILED, INTERRUPTED, DONE_STATE)
+    return any(any(folder.glob(f"*/{mark}")) for mark in marks) or any(
+        record.get("state") in ended for record in read_records(folder).values()
+    )
 
 
 def make_folder(folder: Path, may_continue: bool) -> None:
@@ -61,15 +81,14 @@ def make_folder(folder: Path, may_continue: bool) -> None:
 
 def write_about(folder: Path, keys: Sequence[str]) -> None:
     """Notes the command line, and all keys that it and the earlier ones set or sweep over."""
-    known = read_json(folder / SWEEP) or {}
     command = [*(["python", "-m", "app"] if sys.argv[0].endswith("__main__.py") else ["app"]), *sys.argv[1:]]
-    write_json(folder / SWEEP, {"keys": sorted({*keys, *known.get("keys", ())}), "command": command})
+    write_json(folder / SWEEP, {"keys": sorted({*keys, *known_keys(folder)}), "command": command})
 
 
 def discard_unused(folder: Path) -> None:
-    """Removes the folder of a sweep that was never started, unless somebody keeps something in it."""
-    if not (folder / SWEEP).exists():
-        for name in ("multirun.yaml", LAUNCHER_LOCK, JOBS_LOCK):
+    """Remove the folder of a sweep of which no job was started, unless somebody keeps something in it."""
+    if not any(folder.glob(f"*/{RECORD}")):
+        for name in ("multirun.yaml", SWEEP, "results.csv", "report.html", LAUNCHER_LOCK, JOBS_LOCK):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             folder.rmdir()

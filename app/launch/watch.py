@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.launch.job import DONE_STATE, FAILED, INTERRUPTED, RUNNING, WAITING, Job
-from app.launch.queue import Watcher
 from app.launch.report import Reporter, last_scalars
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Lines:
-    """One line per event, and the report."""
+    """Tell what happens, a line per event, and keep the report. Nothing here may raise: jobs are running."""
 
     def __init__(self, jobs: Sequence[Job], folder: Path) -> None:
         self.jobs = jobs
@@ -27,7 +26,8 @@ class Lines:
         self.reporter = Reporter(folder)
 
     def message(self, text: str) -> None:
-        print(text, flush=True)
+        with suppress(OSError):  # nobody reads it any more, or its disk is full: the jobs go on
+            print(text, flush=True)
 
     def started(self, job: Job, place: str) -> None:
         again = f" (launch {job.launches})" if job.launches > 1 else ""
@@ -38,6 +38,7 @@ class Lines:
         self.reporter.refresh()
 
     def tick(self) -> None:
+        """Called a few times a second."""
         self.reporter.refresh_if_due()
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ class LiveTable(Lines):
 
 
 @contextmanager
-def make_watcher(jobs: Sequence[Job], folder: Path) -> Iterator[Watcher]:
+def make_watcher(jobs: Sequence[Job], folder: Path) -> Iterator[Lines]:
     """The live table where standard output is a terminal, else lines; at the end the summary and the report."""
     watcher = LiveTable(jobs, folder) if sys.stdout.isatty() else Lines(jobs, folder)
     skipped = sum(job.skipped for job in jobs)

@@ -55,6 +55,7 @@ class SlurmLauncherConf(SlurmQueueConf):  # type: ignore[misc]  # its package ha
         None,
         "Command that starts Python on the nodes, such as `apptainer exec image.sif python`. null: this interpreter.",
     )
+    name: str = knob("${name}", "Name of the jobs in SLURM's queue.")
     nodes: int = knob(1, "Nodes of each job.", ge=1)
     tasks_per_node: int = knob(1, "Processes on each node: one per GPU.", ge=1)
     mem_gb: float | None = knob(None, "Memory of each node, in GB.", gt=0)

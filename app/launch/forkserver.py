@@ -1,4 +1,4 @@
-"""The process that job processes are forked from: `python -m app.launch.zygote CONTROL_FD PARENT_PID MODULE…`.
+"""The process that job processes are forked from: `python -m app.launch.forkserver CONTROL_FD PARENT_PID MODULE…`.
 
 It imports once what every job needs, starts no thread and touches no GPU, then forks on request, reports how its
 children end, and passes on signals. One JSON object per line, over a socket. When the launcher is gone, so is this
@@ -20,15 +20,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app.launch import worker
-from app.launch.queue import Key
-from app.launch.starter import kill_group
+from app.launch import task
+from app.launch.processes import Key, kill_group
 from app.process import follow_parent
 
 
 def unsafe(modules: Iterable[str]) -> str | None:
     """Imports what every job needs, and `modules`; says why this process must not fork after that, or None."""
-    for name in (*worker.IMPORTS, *modules):
+    for name in (*task.IMPORTS, *modules):
         try:
             importlib.import_module(name)
         except Exception as error:
@@ -47,7 +46,7 @@ def unsafe(modules: Iterable[str]) -> str | None:
     return None
 
 
-class Zygote:
+class ForkServer:
     """Serves the launcher until it closes the connection."""
 
     def __init__(self, control: socket.socket) -> None:
@@ -88,7 +87,7 @@ class Zygote:
         return pid
 
     def leave(self) -> None:
-        """In the child: nothing of the zygote stays."""
+        """In the child: nothing of the server stays."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.control.close()
@@ -119,27 +118,24 @@ def become(request: dict[str, Any], parent: int) -> NoReturn:
     """In the child: a session, output, environment and random state of its own, then the job, and the end."""
     os.setsid()
     follow_parent(signal.SIGTERM, parent)
-    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
+    task.redirect_output(Path(request["output"]))
     os.environ.update(request["environment"])
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
-    worker.run_and_leave(Path(request["folder"]), request["start"][1])
+    task.run_and_leave(Path(request["folder"]), request["start"][1])
 
 
 def main(control_fd: int, launcher: int, modules: list[str]) -> None:
     """Serves the launcher; forked children never return from here."""
     follow_parent(signal.SIGTERM, launcher)
-    zygote_pid = os.getpid()
+    server_pid = os.getpid()
     with socket.socket(fileno=control_fd) as control:
         reason = unsafe(modules)
         control.sendall(json.dumps({"unsafe": reason}).encode() + b"\n")
-        request = None if reason else Zygote(control).serve()
+        request = None if reason else ForkServer(control).serve()
     if request is not None:
-        become(request, zygote_pid)
+        become(request, server_pid)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Two ways to start the processes of a job: a new interpreter each, or a fork of one that has imported torch.
 
 A fork starts in some 30 ms instead of seconds, and shares the memory of all that is imported. It is safe only from a
-process that has one thread and has touched no GPU (https://docs.python.org/3/library/os.html#os.fork); the zygote
+process that has one thread and has touched no GPU (https://docs.python.org/3/library/os.html#os.fork); the fork server
 checks that after its imports, and a new interpreter is started wherever it does not hold.
 """
 
@@ -15,47 +15,63 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from app.launch.job import OUTPUT, Job
-from app.launch.queue import Key, Starter
-from app.launch.slots import Slot
+from app.launch.job import Job, output_of
 
-Environment = Callable[[Job, Slot, int], Mapping[str, str]]
-"""What a rank of a job in a slot gets on top of this process's environment."""
+Key = tuple[int, int]
+"""A process: (job number, rank)."""
 
 
-def output_of(job: Job, rank: int) -> Path:
-    """The file that takes standard output and error."""
-    return job.folder / (OUTPUT if rank == 0 else f"stdout.rank{rank}.log")
+class Processes(Protocol):
+    """Starts processes and says which have ended."""
+
+    def start(self, key: Key, folder: Path, variables: Mapping[str, str]) -> None:
+        """Start one rank of the job pickled in `folder`, with `variables` on top of this process's environment.
+
+        Raises:
+            OSError: its log cannot be opened.
+        """
+        ...
+
+    def wait(self, timeout_seconds: float) -> list[tuple[Key, int]]:
+        """Return the processes that have ended since the last call, with their exit code or minus their signal."""
+        ...
+
+    def signal(self, key: Key, signum: int) -> None:
+        """Send a signal; SIGKILL reaches everything that the process has started, other signals only itself."""
+        ...
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        ...
 
 
 def python_environment() -> dict[str, str]:
-    """This process's environment, with modules found where this process finds them."""
+    """Return this process's environment, with modules found where this process finds them."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
-class FreshStarter:
+class FreshProcesses:
     """A new interpreter for every process."""
 
-    def __init__(self, environment: Environment, inherited_fd: int) -> None:
-        self._environment = environment
+    def __init__(self, inherited_fd: int) -> None:
         self._inherited_fd = inherited_fd
         self._processes: dict[Key, subprocess.Popen[bytes]] = {}
 
-    def start(self, key: Key, job: Job, slot: Slot) -> None:
+    def start(self, key: Key, folder: Path, variables: Mapping[str, str]) -> None:
         rank = key[1]
-        command = [sys.executable, "-m", "app.launch.worker", str(job.folder), str(rank), str(os.getpid())]
-        with output_of(job, rank).open("ab") as output:
+        command = [sys.executable, "-m", "app.launch.task", str(folder), str(rank), str(os.getpid())]
+        with output_of(folder, rank).open("ab") as output:
             self._processes[key] = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**python_environment(), **self._environment(job, slot, rank)},
+                env={**python_environment(), **variables},
                 start_new_session=True,
                 pass_fds=[self._inherited_fd],
             )
@@ -99,55 +115,50 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-ZYGOTE_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+FORKSERVER_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """OpenBLAS would start threads when it is loaded, torch would touch the GPU when it is asked whether there is one."""
 END: list[dict[str, Any]] = [{"unsafe": "it ended during its imports"}]
-"""What is read from a zygote that is gone."""
+"""What is read from a fork server that is gone."""
 
 
-class ZygoteError(RuntimeError):
-    """The zygote must not fork: the message says why."""
+class UnsafeForkError(RuntimeError):
+    """The fork server must not fork: the message says why."""
 
 
-class ZygoteStarter:
-    """Forks every process from a zygote (app.launch.zygote), which this object starts and talks to.
+class ForkedProcesses:
+    """Forks every process from a fork server (app.launch.forkserver), which this object starts and talks to.
 
     Raises:
-        ZygoteError: after its imports the zygote has threads or a GPU context, or it failed.
+        UnsafeForkError: after its imports the fork server has threads or a GPU context, or it failed.
     """
 
-    def __init__(self, environment: Environment, inherited_fd: int, preload: list[str], threads: int) -> None:
-        self._environment = environment
+    def __init__(self, inherited_fd: int, preload: list[str], threads: int) -> None:
         self._inherited_fd = inherited_fd
         self._running: set[Key] = set()
         self._received = b""
-        self._fresh: FreshStarter | None = None
+        self._fresh: FreshProcesses | None = None
         self._control, theirs = socket.socketpair()
         with theirs:
-            self._zygote = subprocess.Popen(
-                [sys.executable, "-m", "app.launch.zygote", str(theirs.fileno()), str(os.getpid()), *preload],
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "app.launch.forkserver", str(theirs.fileno()), str(os.getpid()), *preload],
                 stdin=subprocess.DEVNULL,
-                env=python_environment() | ZYGOTE_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)},
+                env=python_environment() | FORKSERVER_ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,
                 pass_fds=[theirs.fileno(), inherited_fd],
             )
         hello = next(iter(self._messages(None)), {"unsafe": "it ended during its imports"})
         if hello.get("unsafe"):
             self.close()
-            raise ZygoteError(hello["unsafe"])
+            raise UnsafeForkError(hello["unsafe"])
 
-    def start(self, key: Key, job: Job, slot: Slot) -> None:
+    def start(self, key: Key, folder: Path, variables: Mapping[str, str]) -> None:
         if self._fresh is not None:
-            self._fresh.start(key, job, slot)
+            self._fresh.start(key, folder, variables)
             return
-        rank = key[1]
+        output = output_of(folder, key[1])
+        output.open("ab").close()  # here, where an error can be reported
         self._running.add(key)
-        self._send(
-            start=key,
-            folder=str(job.folder),
-            output=str(output_of(job, rank)),
-            environment=dict(self._environment(job, slot, rank)),
-        )
+        self._send(start=key, folder=str(folder), output=str(output), environment=dict(variables))
 
     def wait(self, timeout_seconds: float) -> list[tuple[Key, int]]:
         if self._fresh is not None:
@@ -155,7 +166,7 @@ class ZygoteStarter:
         messages = self._messages(timeout_seconds)
         if messages is END:
             # Somebody killed it, and with it the jobs that it had forked; those that follow start fresh.
-            self._fresh = FreshStarter(self._environment, self._inherited_fd)
+            self._fresh = FreshProcesses(self._inherited_fd)
             return [(key, -signal.SIGKILL) for key in self._running]
         ended = [((message["ended"][0], message["ended"][1]), message["ended"][2]) for message in messages]
         self._running.difference_update(key for key, _ in ended)
@@ -171,16 +182,16 @@ class ZygoteStarter:
         if self._fresh is not None:
             self._fresh.close()
         self._control.close()
-        if self._zygote.poll() is None:
-            self._zygote.terminate()
-        self._zygote.wait()
+        if self._server.poll() is None:
+            self._server.terminate()
+        self._server.wait()
 
     def _send(self, **message: Any) -> None:
         with suppress(BrokenPipeError):
             self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def _messages(self, timeout_seconds: float | None) -> list[dict[str, Any]]:
-        """Whole messages that have arrived; `END` once the zygote is gone."""
+        """Whole messages that have arrived; `END` once the fork server is gone."""
         readable, _, _ = select.select([self._control], [], [], timeout_seconds)
         if not readable:
             return []
@@ -192,14 +203,16 @@ class ZygoteStarter:
         return END
 
 
-def choose_starter(
-    start: str, environment: Environment, inherited_fd: int, preload: list[str], threads: int, spawns: bool
-) -> tuple[Starter, str]:
-    """The starter for `hydra.launcher.start`, and in words how jobs start and why."""
-    if start == "fresh" or (start == "auto" and spawns):
-        why = "" if start == "fresh" else " (env.mp.start_method is not fork)"
-        return FreshStarter(environment, inherited_fd), f"in fresh interpreters{why}"
+def start_processes(
+    options: Mapping[str, Any], jobs: Sequence[Job], threads: int, inherited_fd: int
+) -> tuple[Processes, str]:
+    """Choose by `hydra.launcher.start`; return also in words how jobs start and why."""
+    spawns = any("env" in job.config and job.config.env.mp.start_method != "fork" for job in jobs)
+    if options["start"] == "fresh" or (options["start"] == "auto" and spawns):
+        why = "" if options["start"] == "fresh" else " (env.mp.start_method is not fork)"
+        return FreshProcesses(inherited_fd), f"in fresh interpreters{why}"
+    preload = [jobs[0].task.split(":")[0], *options["preload"]]
     try:
-        return ZygoteStarter(environment, inherited_fd, preload, threads), "as forks of one warm process"
-    except ZygoteError as error:
-        return FreshStarter(environment, inherited_fd), f"in fresh interpreters (forking is not safe here: {error})"
+        return ForkedProcesses(inherited_fd, preload, threads), "as forks of one warm process"
+    except UnsafeForkError as error:
+        return FreshProcesses(inherited_fd), f"in fresh interpreters (forking is not safe here: {error})"
