@@ -22,6 +22,7 @@ from app.core.state import Run
 from app.engine.loop import autocast_for, fit, test
 from app.engine.trial import try_out
 from app.errors import RunError
+from app.files import read_json
 from app.hooks.monitor import Monitor
 from app.resume import (
     checkpoint_folder,
@@ -89,17 +90,21 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
             load_weights(run.state.model, weights, run.data.classes)
         run.visualizer.rewind(run.state.progress.step)
         run.rollback = lambda: roll_back(run, checkpoints)
-        if finished(run):
-            return monitor.best
-        fit(
-            run,
-            val_interval=cfg.train.val_interval,
-            val_begin=cfg.train.val_begin,
-            clip_norm=cfg.train.clip_norm,
-            autocast=autocast_for(amp_mode(cfg.train.amp), world.device),
-        )
-    if world.is_main:
+        over = finished(run)
+        if not over:
+            fit(
+                run,
+                val_interval=cfg.train.val_interval,
+                val_begin=cfg.train.val_begin,
+                clip_norm=cfg.train.clip_norm,
+                autocast=autocast_for(amp_mode(cfg.train.amp), world.device),
+            )
+    # Killed between its last save and DONE.json, a run is concluded by the next start.
+    concluded = over and (read_json(place / folder.DONE) or {}).get("step") == run.state.progress.step
+    if world.is_main and not concluded:
         conclude(run, monitor, time.monotonic() - started)
+    if over:
+        return monitor.best
     if run.leave is not None:
         run.leave()
     if run.exit_code:
