@@ -35,6 +35,7 @@ from app.config.targets import hydra_refusals
 from app.config.wording import listed
 from app.core.rank import adopt, find_rank
 from app.errors import BUG, IO, ConfigError, RunError
+from app.process import unwound_by_signals
 from app.runs import folder
 
 logger = logging.getLogger(__name__)
@@ -167,7 +168,17 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
     if multirun:
         gc.enable()
     with explained(hydra, settings):
-        (hydra.multirun if multirun else hydra.run)(config_name=name, task_function=task, overrides=settings)
+        if multirun:
+            hydra.multirun(config_name=name, task_function=task, overrides=settings)
+            return
+        with unwound_by_signals(), folder.removed_if_unused(explicit_run_dir(config)):
+            hydra.run(config_name=name, task_function=task, overrides=settings)
+
+
+def explicit_run_dir(config: DictConfig) -> Path | None:
+    """`hydra.run.dir` where the user has set it; None where the run folder is chosen by `app.runs.folder`."""
+    node = config.hydra.run._get_node("dir")
+    return None if "${run_folder:" in str(node._value()) else Path(config.hydra.run.dir)
 
 
 def asks_for_multirun(hydra: Hydra, name: str, settings: list[str]) -> bool:

@@ -196,7 +196,7 @@ def replace_link(link: Path, target: str) -> None:
 
 @contextmanager
 def locked(path: Path, patience_seconds: float = 0.0) -> Iterator[int]:
-    """Hold the lock file `path` against other processes, and write into it who does.
+    """Hold the lock file `path` against other processes, and write into it who does. A folder is its own lock file.
 
     Yields its descriptor. A child process that inherits it holds the lock too, until it ends.
 
@@ -204,21 +204,26 @@ def locked(path: Path, patience_seconds: float = 0.0) -> Iterator[int]:
         BlockingIOError: it stayed held for `patience_seconds`; `strerror` says by whom: `process 7 on host since …`.
         OSError: it cannot be opened, or its file system has no locks.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
         deadline = time.monotonic() + patience_seconds
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-                raise BlockingIOError(errno.EWOULDBLOCK, holder, str(path))
+                raise BlockingIOError(errno.EWOULDBLOCK, _read_holder(descriptor), str(path))
             time.sleep(POLL_SECONDS)
-        with suppress(OSError):  # on a full disk the lock is as good without a name in it
+        with suppress(OSError):  # on a full disk, or of a folder, the lock is as good without a name in it
             os.ftruncate(descriptor, 0)
             since = datetime.now().isoformat(timespec="seconds")
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode(), 0)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _read_holder(descriptor: int) -> str:
+    with suppress(OSError):
+        return os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+    return "another process"
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -22,15 +22,16 @@ from app.core.state import Run
 from app.engine.loop import autocast_for, fit, test
 from app.engine.trial import try_out
 from app.errors import RunError
-from app.files import read_json
 from app.hooks.monitor import Monitor
 from app.resume import (
+    FirstStep,
     checkpoint_folder,
     choose_seed,
     classes_of,
     find_source,
     find_tested,
     finished,
+    is_concluded,
     restore,
     roll_back,
 )
@@ -66,8 +67,6 @@ def run_job(cfg: DictConfig) -> float | None:
             return check(cfg, place, world)
         if cfg.mode == "test":
             return evaluate(cfg, place, world)
-        if world.is_main and folder.RUN_NAME.match(place.name):  # not a point of a sweep, nor a folder of one's own
-            folder.link_latest(place)
         return train(cfg, place, world)
 
 
@@ -92,6 +91,7 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
         run.rollback = lambda: roll_back(run, checkpoints)
         over = finished(run)
         if not over:
+            run.hooks["first_step"] = FirstStep(run.state.progress.step)
             fit(
                 run,
                 val_interval=cfg.train.val_interval,
@@ -100,8 +100,7 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
                 autocast=autocast_for(amp_mode(cfg.train.amp), world.device),
             )
     # Killed between its last save and DONE.json, a run is concluded by the next start.
-    concluded = over and (read_json(place / folder.DONE) or {}).get("step") == run.state.progress.step
-    if world.is_main and not concluded:
+    if world.is_main and not (over and is_concluded(run)):
         conclude(run, monitor, time.monotonic() - started)
     if over:
         return monitor.best

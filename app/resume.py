@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 from app.checkpoint import contents
 from app.checkpoint.download import local_file
 from app.config.wording import show
+from app.core.hook import Hook
 from app.core.ranks import World
 from app.core.state import Run
 from app.errors import ConfigError
 from app.files import read_json, write_json
-from app.runs import folder
+from app.runs import folder, start
 from app.runs.record import changes
 from app.runs.summary import position
 
@@ -74,12 +75,14 @@ def _find_source(cfg: DictConfig, place: Path, checkpoints: Path) -> Path | None
         return None
     own = next(filter(folder.holds_checkpoint, (checkpoints, place / folder.CHECKPOINTS)), checkpoints)
     named = folder.resume_path(cfg.resume, cfg.load_from)
-    if named is not None and not (folder.restarted() and folder.holds_checkpoint(own)):
+    if named is not None and not (start.restarted() and folder.holds_checkpoint(own)):
         source = local_file(named)
         logger.info("resuming from %s", source)
         return source
     found = contents.newest_intact(own)
     if found is not None:
+        if cfg.resume in (True, "true", "auto"):
+            say_passed_over(place)
         logger.info("resuming from %s", found)
     elif cfg.resume == "auto" and cfg.load_from is not None:
         logger.info(
@@ -88,6 +91,12 @@ def _find_source(cfg: DictConfig, place: Path, checkpoints: Path) -> Path | None
     else:
         logger.info("resume=%s: no checkpoint in %s; starting fresh", str(cfg.resume).lower(), checkpoints)
     return found
+
+
+def say_passed_over(run: Path) -> None:
+    """Warn when another run was started later, but has nothing to go on from."""
+    if (last := folder.passed_over(run)) is not None:
+        logger.warning("the last run, %s, has no checkpoint, killed before its first save? Going on with %s", last, run)
 
 
 def find_tested(cfg: DictConfig, world: World) -> str:
@@ -99,6 +108,7 @@ def find_tested(cfg: DictConfig, world: World) -> str:
     named = folder.resume_path(cfg.resume, None)
     root = Path(cfg.output_root, cfg.name)
     if named is None and folder.wants_resume(cfg.resume) and (newest := folder.newest_run(root)) is not None:
+        say_passed_over(newest)
         found = world.broadcast(contents.newest_intact(checkpoint_folder(cfg, newest)) if world.is_main else None)
         named = None if found is None else str(found)
     if named is None:
@@ -133,6 +143,26 @@ def finished(run: Run) -> bool:
         logger.info("already finished at %s; a longer train.max_epochs (max_iters) goes on", position(run))
         return True
     return False
+
+
+def is_concluded(run: Run) -> bool:
+    """True when `DONE.json` says that the run ended where it is now, at its present length."""
+    done = read_json(run.folder / folder.DONE) or {}
+    return (done.get("step"), done.get("length")) == (run.state.progress.step, run.length)
+
+
+class FirstStep(Hook):
+    """Makes the run the newest of its experiment when its first step since this start is done, not before."""
+
+    def __init__(self, start: int) -> None:
+        """`start`: the step that the run begins at."""
+        self.start, self.counted = start, False
+
+    def commit(self, run: Run) -> None:
+        if not self.counted and run.state.progress.step != self.start:
+            self.counted = True
+            if run.world.is_main:
+                folder.count_start(run.folder)
 
 
 def roll_back(run: Run, checkpoints: Path) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from app.errors import RunError
 from app.files import write_json
-from app.runs import folder
+from app.runs import folder, start
 
 
 def make_run(root: Path, name: str, *steps: int) -> Path:
@@ -67,7 +67,7 @@ def test_a_job_started_again_goes_on_in_its_own_folder(tmp_path: Path, monkeypat
     make_run(root, "2026-01-01_00-00-00", 5)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     own = make_run(root, "2026-01-02_00-00-00")
-    write_json(own / folder.ENVIRONMENT, {"job": folder.job_id()})
+    write_json(own / folder.ENVIRONMENT, {"job": start.job_id()})
     make_run(root, "2026-01-03_00-00-00", 5)
     named = str(root / "2026-01-01_00-00-00" / folder.CHECKPOINTS / "iter_5.pth")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
@@ -119,8 +119,8 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     assert raised.value.exit_code == 73
 
 
-def test_latest_follows_the_newest_launch(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+def test_latest_follows_the_run_that_did_a_step_last(tmp_path: Path) -> None:
+    for name in ("2026-01-02_00-00-00", "2026-01-01_00-00-00"):
         (tmp_path / name).mkdir()
-        folder.link_latest(tmp_path / name)
-    assert (tmp_path / "latest").resolve() == tmp_path / "b"
+        folder.count_start(tmp_path / name)
+    assert (tmp_path / "latest").resolve() == tmp_path / "2026-01-01_00-00-00"

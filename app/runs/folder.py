@@ -1,16 +1,16 @@
-"""Run folders: which one a launch uses, who holds it, whether its run is finished. Imports no torch.
+"""Run folders: make, find, hold, remove one. Imports no torch.
 
-outputs/<name>/<date_time>/   checkpoints/  vis_data/  app.log  environment.json  .hydra/<stamp>/
-outputs/<name>/latest         link to the newest run
+outputs/<name>/<date_time>/   checkpoints/  vis_data/  app.log  .hydra/<stamp>/  and the records below
+outputs/<name>/latest         link to the run that was started last and has completed a step
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import os
 import re
-import sys
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
@@ -19,10 +19,15 @@ from typing import Any
 
 from app.errors import CANNOT_WRITE, TEMPORARY, RunError
 from app.files import locked, read_json, remove_leftovers, replace_link
+from app.runs import start
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 DONE = "DONE.json"
+"""The run is complete: its steps, its best."""
 ENVIRONMENT = "environment.json"
+"""Where it came from: see provenance."""
 SEED = "seed.json"
 LOCK = ".lock"
 RUN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(\.\d+)?$")
@@ -30,20 +35,7 @@ RUN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(\.\d+)?$")
 
 def wants_resume(resume: bool | str) -> bool:
     """True for `true`, `auto` and a path, and for a job that its cluster, or torchrun, started again."""
-    return resume not in (False, "false") or restarted()
-
-
-def restarted() -> bool:
-    """True when SLURM or torchrun started this job again."""
-    return any(int(os.environ.get(f"{name}_RESTART_COUNT", "0")) > 0 for name in ("SLURM", "TORCHELASTIC"))
-
-
-def job_id() -> str | None:
-    """What a launch has in common with its restarts by SLURM or torchrun, and with no other; None outside of both."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None and "TORCHELASTIC_RUN_ID" in os.environ:
-        job = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}"  # the name alone is often `none`
-    return None if job is None else hashlib.sha256("\0".join([job, *sys.argv[1:]]).encode()).hexdigest()[:16]
+    return resume not in (False, "false") or start.restarted()
 
 
 def resume_path(resume: bool | str, load_from: str | None) -> str | None:
@@ -53,16 +45,24 @@ def resume_path(resume: bool | str, load_from: str | None) -> str | None:
     return load_from if resume in (True, "true") else None
 
 
-def choose(output_root: str, name: str, mode: str, check: bool, resume: bool | str, load_from: str | None) -> Path:
+def choose(
+    output_root: str,
+    name: str,
+    mode: str,
+    check: bool,
+    resume: bool | str,
+    load_from: str | None,
+    made: list[Path] | None = None,
+) -> Path:
     """The folder of a single run: this experiment's newest with `resume`, else a new one, which is made.
 
     A named checkpoint is continued in its own run's folder when it is the newest one there, else in a new folder. A job
-    that was started again goes on in the folder of its first start.
+    that was started again goes on in the folder of its first start. Folders that had to be made are added to `made`.
     """
     root = Path(output_root, name)
     if mode == "train" and not check:
         named = resume_path(resume, load_from)
-        if restarted() and (own := _of_job(root, job_id())) is not None:
+        if start.restarted() and (own := _of_job(root)) is not None:
             return own
         if named is not None:
             home = Path(named).absolute().parent.parent
@@ -70,7 +70,7 @@ def choose(output_root: str, name: str, mode: str, check: bool, resume: bool | s
                 return home
         elif resume not in (False, "false") and (newest := newest_run(root)) is not None:
             return newest
-    return _claim(root, "check" if check else mode)
+    return _claim(root, "check" if check else mode, [] if made is None else made)
 
 
 def is_run(folder: Path) -> bool:
@@ -89,19 +89,32 @@ def holds_checkpoint(checkpoints: Path) -> bool:
 
 
 def newest_run(root: Path) -> Path | None:
-    """The newest training run below `root` that has a checkpoint; if none has, the newest run; by name, not by time."""
-    runs = _runs(root)
+    """The last started training run below `root` that has a checkpoint; if none has, the last started."""
+    runs = runs_of(root)
     return next((run for run in reversed(runs) if has_checkpoint(run)), runs[-1] if runs else None)
 
 
-def _runs(root: Path) -> list[Path]:
-    return sorted(folder for folder in root.glob("*") if RUN_NAME.match(folder.name) and is_run(folder))
+def runs_of(root: Path) -> list[Path]:
+    """The training runs of an experiment, the last started last."""
+    return start.in_order(folder for folder in root.glob("*") if RUN_NAME.match(folder.name) and is_run(folder))
 
 
-def _of_job(root: Path, job: str | None) -> Path | None:
+def passed_over(run: Path) -> Path | None:
+    """The run that was started last, where that is not `run` because it has no checkpoint."""
+    runs = runs_of(run.parent)
+    return runs[-1] if runs and run in runs[:-1] and not has_checkpoint(runs[-1]) else None
+
+
+def _of_job(root: Path) -> Path | None:
     """The newest run below `root` that this job was launched into last."""
-    own = (run for run in reversed(_runs(root)) if (read_json(run / ENVIRONMENT) or {}).get("job") == job)
-    return None if job is None else next(own, None)
+    job = start.job_id()
+    if job is None:
+        return None
+
+    def is_own(run: Path) -> bool:
+        return job in [(read_json(run / name) or {}).get("job") for name in (start.START, ENVIRONMENT)]
+
+    return next(filter(is_own, reversed(runs_of(root))), None)
 
 
 def _is_newest(checkpoint: Path) -> bool:
@@ -114,8 +127,9 @@ def _is_newest(checkpoint: Path) -> bool:
     return all(step(other) <= mine for other in checkpoint.parent.glob("*.json"))
 
 
-def _claim(root: Path, mode: str) -> Path:
+def _claim(root: Path, mode: str, made: list[Path]) -> Path:
     """A new folder of this second; two launches at once get two."""
+    parents = _missing(root)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + ("" if mode == "train" else f"_{mode}")
     for attempt in range(1000):
         folder = root / (stamp if attempt == 0 else f"{stamp}.{attempt}")
@@ -131,14 +145,65 @@ def _claim(root: Path, mode: str) -> Path:
                 "choose a writable output_root=… or hydra.run.dir=…",
                 73,
             ) from error
+        made += [folder.absolute(), *parents]
+        if mode == "train":
+            with suppress(OSError):  # said, with what to do, when the folder is held
+                start.record(folder)
         return folder
     raise AssertionError("a thousand runs in one second")
 
 
-def link_latest(folder: Path) -> None:
-    """Points `latest` beside `folder` to it; a file system without links is left alone."""
+def count_start(folder: Path) -> None:
+    """The first step of this start is done: from now on its run is the newest, `latest`, and not complete."""
+    try:
+        (folder / DONE).unlink(missing_ok=True)
+        start.record(folder, trained=True)
+    except OSError as error:
+        logger.warning("cannot note in %s that its run was started: %s", folder, error.strerror)
+    if RUN_NAME.match(folder.name):  # not a point of a sweep, nor a folder of one's own
+        with suppress(OSError):  # a file system without links
+            replace_link(folder.parent / "latest", folder.name)
+
+
+@contextmanager
+def removed_if_unused(run_dir: Path | None) -> Iterator[None]:
+    """Within, Hydra makes the run folder: a new one, or `run_dir`. One that ends before its first step is removed.
+
+    So are the folders above it that had to be made; what a start does not write by itself is never deleted.
+    """
+    made = [] if run_dir is None else _missing(run_dir)
+    register_resolver(made)
+    try:
+        yield
+        unused = bool(made) and start.number(made[0]) is not None  # a training run; a test is never `trained`
+    except BaseException:
+        unused = bool(made)
+        raise
+    finally:
+        if unused:
+            _discard(made[0])
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+def _missing(folder: Path) -> list[Path]:
+    return [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()]
+
+
+def _discard(folder: Path) -> None:
+    """Remove what a start writes before its first step."""
+    if start.trained(folder) or has_checkpoint(folder) or any(folder.glob("vis_data/*.jsonl")):
+        return
+    checkpoints = folder / CHECKPOINTS
     with suppress(OSError):
-        replace_link(folder.parent / "latest", folder.name)
+        checkpoints.resolve().rmdir()  # with hooks.checkpoint.out_dir it is a link
+        if checkpoints.is_symlink():
+            checkpoints.unlink()
+    for name in (start.START, SEED, ENVIRONMENT, LOCK, "app.log"):
+        (folder / name).unlink(missing_ok=True)
+    for name in (".hydra", "vis_data"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def link_checkpoints(folder: Path, checkpoints: Path) -> None:
@@ -184,11 +249,11 @@ def wait_until_free(folder: Path, patience_seconds: float) -> None:
         pass
 
 
-def register_resolver() -> None:
-    """Makes `${run_folder:…}` known to OmegaConf; evaluated once, by Hydra, when it makes the folder of a run."""
+def register_resolver(made: list[Path] | None = None) -> None:
+    """Make `${run_folder:…}` known to OmegaConf; evaluated once, by Hydra, when it makes the folder of a run."""
     from omegaconf import OmegaConf
 
     def run_folder(output_root: str, name: str, mode: str, check: bool, resume: Any, load_from: str | None) -> str:
-        return str(choose(output_root, name, mode, check, resume, load_from))
+        return str(choose(output_root, name, mode, check, resume, load_from, made))
 
     OmegaConf.register_new_resolver("run_folder", run_folder, replace=True, use_cache=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import pwd
 import re
 import shlex
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from app.files import write_json, write_text
-from app.runs.folder import ENVIRONMENT, RUN_NAME, job_id
+from app.process import PATH
+from app.runs.folder import ENVIRONMENT, RUN_NAME
+from app.runs.start import job_id
 
 if TYPE_CHECKING:
     import torch
@@ -64,13 +68,19 @@ def git_state() -> tuple[str | None, str]:
     """The commit of the code and the uncommitted changes of tracked files; None without git."""
     here = Path(__file__).resolve().parent
 
+    # Variables (GIT_*, PATH, HOME) may come from a configuration file, and could make git run any program; so could the
+    # repository's own settings for a diff. The user's real home is kept: it says which repositories are trusted.
+    environment = {"PATH": PATH, "LC_ALL": "C"}
+    with suppress(KeyError):  # in a container, a user may have no entry
+        environment["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
+
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, errors="replace", timeout=10, check=True
-        ).stdout
+        command = ["git", "-C", str(here), "-c", "core.fsmonitor=false", *words]
+        ended = subprocess.run(command, env=environment, capture_output=True, timeout=10, check=True)
+        return ended.stdout.decode(errors="replace")
 
     try:
-        return git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+        return git("rev-parse", "HEAD").strip(), git("diff", "--no-ext-diff", "--no-textconv", "HEAD")
     except (OSError, subprocess.SubprocessError):
         return None, ""
 
