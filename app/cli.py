@@ -171,14 +171,8 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
         if multirun:
             hydra.multirun(config_name=name, task_function=task, overrides=settings)
             return
-        with unwound_by_signals(), folder.removed_if_unused(explicit_run_dir(config)):
+        with unwound_by_signals(), folder.removed_if_unused():
             hydra.run(config_name=name, task_function=task, overrides=settings)
-
-
-def explicit_run_dir(config: DictConfig) -> Path | None:
-    """`hydra.run.dir` where the user has set it; None where the run folder is chosen by `app.runs.folder`."""
-    node = config.hydra.run._get_node("dir")
-    return None if "${run_folder:" in str(node._value()) else Path(config.hydra.run.dir)
 
 
 def asks_for_multirun(hydra: Hydra, name: str, settings: list[str]) -> bool:

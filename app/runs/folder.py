@@ -166,12 +166,12 @@ def count_start(folder: Path) -> None:
 
 
 @contextmanager
-def removed_if_unused(run_dir: Path | None) -> Iterator[None]:
-    """Within, Hydra makes the run folder: a new one, or `run_dir`. One that ends before its first step is removed.
+def removed_if_unused() -> Iterator[None]:
+    """Remove the run folder that Hydra makes within, and what had to be made above it, if no step is completed.
 
-    So are the folders above it that had to be made; what a start does not write by itself is never deleted.
+    What a start does not write by itself is never deleted; nor is a folder that the user named by hydra.run.dir.
     """
-    made = [] if run_dir is None else _missing(run_dir)
+    made: list[Path] = []
     register_resolver(made)
     try:
         yield
