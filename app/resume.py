@@ -146,7 +146,9 @@ def finished(run: Run) -> bool:
 
 
 def is_concluded(run: Run) -> bool:
-    """True when `DONE.json` says that the run ended where it is now, at its present length."""
+    """True when `DONE.json` says that the run ended where it is now, or there is nothing of it in this folder."""
+    if not folder.has_checkpoint(run.folder):
+        return True
     done = read_json(run.folder / folder.DONE) or {}
     return (done.get("step"), done.get("length")) == (run.state.progress.step, run.length)
 
