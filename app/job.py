@@ -88,7 +88,6 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
         elif weights is not None:
             load_weights(run.state.model, weights, run.data.classes)
         run.visualizer.rewind(run.state.progress.step)
-        run.rollback = lambda: roll_back(run, checkpoints)
         over = finished(run)
         if not over:
             run.hooks["first_step"] = FirstStep(run.state.progress.step)
@@ -98,6 +97,7 @@ def train(cfg: DictConfig, place: Path, world: World) -> float | None:
                 val_begin=cfg.train.val_begin,
                 clip_norm=cfg.train.clip_norm,
                 autocast=autocast_for(amp_mode(cfg.train.amp), world.device),
+                rollback=lambda: roll_back(run, checkpoints),
             )
     # Killed between its last save and DONE.json, a run is concluded by the next start.
     if world.is_main and not (over and is_concluded(run)):
@@ -128,7 +128,7 @@ def check(cfg: DictConfig, place: Path, world: World) -> float | None:
     weights = read_weights(cfg.load_from) if cfg.load_from is not None else None
     classes = None if weights is None else weights.classes
     run = build_run(cfg, place, world, choose_seed(cfg, place, None, world), with_init=True, classes=classes)
-    run.hooks.pop("checkpoint", None)
+    run.hooks = {name: hook for name, hook in run.hooks.items() if hook.in_check}
     with attached(run):
         if weights is not None:
             load_weights(run.state.model, weights, run.data.classes)

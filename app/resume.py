@@ -169,18 +169,11 @@ class FirstStep(Hook):
 
 def roll_back(run: Run, checkpoints: Path) -> bool:
     """Returns to the newest intact checkpoint; False when there is none."""
-    checkpoint_hook = run.hooks.get("checkpoint")
-    drain = getattr(checkpoint_hook, "drain", None)
-    if drain is not None:
-        drain()
     world = run.world
     found = world.broadcast(contents.newest_intact(checkpoints) if world.is_main else None)
     if found is None:
         return False
-    guard = {name: hook.state_dict() for name, hook in run.hooks.items() if name == "nan_guard"}
     contents.restore(run, contents.load(found), found)
-    for name, state in guard.items():
-        run.hooks[name].load_state_dict(state)
     run.visualizer.rewind(run.state.progress.step)
     logger.warning("rolled back to %s, %s", found, position(run))
     return True

@@ -28,7 +28,7 @@ LAYERS = (
     "engine hooks",
     "checkpoint.contents runs.provenance",
     "core.hook data models visualizer metrics optim checkpoint.weights checkpoint.compatibility",
-    "core.speed core.state metrics.class_scores optim.param_groups",
+    "core.nonfinite core.speed core.state metrics.class_scores optim.param_groups",
     "checkpoint",
     "core.ranks core.parallel",
     "config",

@@ -35,6 +35,10 @@ class Hook:
     """Set from the config; lower runs first."""
     in_test: bool = True
     """False: left out with mode=test."""
+    in_check: bool = True
+    """False: left out with check=true."""
+    decides_on_nonfinite: bool = False
+    """True: this hook alone says what a NaN means; without such a hook the logger stops the run."""
 
     def attach(self, run: Run) -> None:
         """Allocate state; the model is built, nothing is restored yet."""
@@ -60,6 +64,20 @@ class Hook:
 
     def finish(self, run: Run, error: BaseException | None) -> None:
         """Always, also after an error: flush, close, put back."""
+
+    def before_save(self, run: Run) -> None:
+        """Before the state of `run` is saved, at whichever moment: bring `state_dict` up to date, look at what is due.
+
+        May call `run.request_rollback`; then nothing is saved.
+        """
+
+    def rolling_back(self, run: Run) -> AbstractContextManager[None]:
+        """A context around a return to the newest checkpoint: finish what is under way, keep what stays true."""
+        return nullcontext()
+
+    def newest_checkpoint(self) -> Path | None:
+        """The file of the newest checkpoint; None: this hook keeps none."""
+        return None
 
     def best_checkpoint(self, metric: str, step: int | None = None) -> Path | None:
         """The file of the best checkpoint by `metric`, if it is of `step` (where given); None: this hook keeps none."""

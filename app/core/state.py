@@ -57,6 +57,11 @@ class StepBatch(NamedTuple):
 class StepInfo(NamedTuple):
     """What one step did. Tensors stay on the device: reading one makes the host wait."""
 
+    step: int
+    """Counted from 1, as `progress.step` after it."""
+    epoch: int
+    batch: int
+    """0-based, like `epoch`."""
     loss: torch.Tensor
     """Scalar: this rank's part of the mean loss over the step's samples (the sum over ranks is the mean)."""
     logits: Sequence[torch.Tensor]
@@ -175,13 +180,17 @@ class Run:
     """Called last of all when set, everything being saved and closed: a cluster launcher's own signal handler."""
     evaluate: Callable[[], dict[str, float] | None] = lambda: None
     """Evaluates the weights as they are now, without hooks; None when interrupted. Set by the engine."""
-    rollback: Callable[[], bool] = lambda: False
-    """Returns to the newest intact checkpoint; False when there is none. Set by app.job."""
+    rollback_reason: str | None = None
+    """Set: the engine returns to the newest checkpoint instead of going on."""
 
     def stop(self, reason: str, exit_code: int = 0) -> None:
         """Ends the run after this iteration's commit; the first reason counts."""
         if self.stop_reason is None:
             self.stop_reason, self.exit_code = reason, exit_code
+
+    def request_rollback(self, reason: str) -> None:
+        """Return to the newest intact checkpoint as soon as the calling hook is done; nothing is saved before."""
+        self.rollback_reason = reason
 
     @property
     def total_steps(self) -> int:

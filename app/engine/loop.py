@@ -27,13 +27,26 @@ from app.core.hook import bind, call
 from app.core.parallel import gradient_sync, is_sharded, whole
 from app.core.rng import step_seeder
 from app.core.state import Run, StepBatch, StepInfo
+from app.errors import DataError
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Hooks = dict[str, list[tuple[str, Callable[..., Any]]]]
 
 
-def fit(run: Run, *, val_interval: int, val_begin: int, clip_norm: float | None, autocast: Autocast) -> None:
-    """Trains from `run.state.progress` to `run.length`, or until a hook calls `run.stop`."""
+def fit(
+    run: Run,
+    *,
+    val_interval: int,
+    val_begin: int,
+    clip_norm: float | None,
+    autocast: Autocast,
+    rollback: Callable[[], bool],
+) -> None:
+    """Train from `run.state.progress` to `run.length`, or until a hook calls `run.stop`.
+
+    `rollback` returns to the newest intact checkpoint, False when there is none; a hook asks for it by
+    `run.request_rollback`.
+    """
     points = bind(run.hooks)
     progress, steps_per_epoch = run.state.progress, run.data.steps_per_epoch
     step_end = points["step_end"]
@@ -57,26 +70,30 @@ def fit(run: Run, *, val_interval: int, val_begin: int, clip_norm: float | None,
     if progress.step > progress.evaluated and progress.step > 0 and evaluation_due():
         end_iteration(rolled=progress.batch == 0)
     run.state.model.train()
-    while not run.finished and run.stop_reason is None:
+    while True:
+        if run.rollback_reason is not None and run.exit_code == 0:
+            _roll_back(run, rollback)
+        if run.finished or run.stop_reason is not None:
+            break
         call("epoch_start", points["epoch_start"], run)
         train_step = make_train_step(run, clip_norm, autocast)  # again after a rollback: the optimizer's groups are new
         before = perf_counter()
         for batch in run.data.train(progress.epoch, progress.batch):
             data_seconds = perf_counter() - before
             info = train_step(batch, data_seconds, before)
-            progress.step = step = progress.step + 1
+            progress.step += 1
             progress.batch += 1
             progress.samples += batch.size
             if step_end:
                 call("step_end", step_end, run, info)
-                if progress.step != step:
-                    break  # a hook rolled the run back: it goes on from there
+                if run.rollback_reason is not None:
+                    break  # what this step left is not worth an evaluation
             rolled = progress.batch >= steps_per_epoch
             if rolled:
                 progress.epoch += 1
                 progress.batch = 0
             end_iteration(rolled)
-            if rolled or run.stop_reason is not None or run.finished:
+            if rolled or run.stop_reason is not None or run.finished or run.rollback_reason is not None:
                 break
             before = perf_counter()
 
@@ -116,6 +133,9 @@ def make_train_step(
         grad_norm = apply_gradients(optimizer, scaler, parameters, clip_norm, run.skip_nonfinite)
         assert loss is not None
         return StepInfo(
+            step=progress.step + 1,
+            epoch=progress.epoch,
+            batch=progress.batch,
             loss=loss,
             logits=logits,
             targets=targets,
@@ -182,6 +202,20 @@ def evaluate(run: Run, split: str, autocast: Autocast) -> dict[str, float] | Non
         model.train()
     run.evaluation_seconds = perf_counter() - started
     return {f"{run.phase}/{name}": value for name, value in run.evaluation.metrics.items()}
+
+
+def _roll_back(run: Run, rollback: Callable[[], bool]) -> None:
+    """Return to the newest checkpoint, with the hooks' contexts around it; what ended the run meanwhile is undone too.
+
+    Raises:
+        DataError: there is no checkpoint.
+    """
+    with ExitStack() as stack:
+        for hook in run.hooks.values():
+            stack.enter_context(hook.rolling_back(run))
+        if not rollback():
+            raise DataError(f"{run.rollback_reason}; there is no checkpoint to roll back to")
+    run.rollback_reason = run.stop_reason = None
 
 
 def _evaluate_with_hooks(run: Run, points: Hooks) -> bool:

@@ -6,7 +6,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from app.checkpoint.saver import Saver
 from app.checkpoint.store import Save, Store
 from app.checkpoint.writer import SaveError
 from app.core.clock import due
-from app.core.hook import Hook
+from app.core.hook import Hook, call
 from app.core.state import Run
 from app.errors import DATA, IO, ConfigError, DataError
 from app.metrics.names import resolve, resolve_rule
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 class Checkpoint(Hook):
     """Saves at the commit of an iteration: periodically, the best by a metric, and the last state. On rank 0."""
 
-    in_test = False
+    in_test = in_check = False
 
     def __init__(
         self,
@@ -119,6 +120,15 @@ class Checkpoint(Hook):
             finally:
                 self._saver.close()
 
+    @contextmanager
+    def rolling_back(self, run: Run) -> Iterator[None]:
+        self.drain()  # the newest checkpoint may still be on its way to the disk
+        yield
+
+    def newest_checkpoint(self) -> Path | None:
+        newest = self._store.manifests()[-1:] if self._store is not None else []
+        return self._store.folder / newest[0].name if self._store is not None and newest else None
+
     def best_checkpoint(self, metric: str, step: int | None = None) -> Path | None:
         if self._store is None or metric not in self.best or step not in (None, self.best[metric]["step"]):
             return None
@@ -172,6 +182,9 @@ class Checkpoint(Hook):
 
     def _save(self, run: Run, periodic: bool) -> None:
         """Every rank takes part; the loop waits for the snapshot, and for the save before where that still runs."""
+        call("before_save", [(name, hook.before_save) for name, hook in run.hooks.items()], run)
+        if run.rollback_reason is not None:
+            return
         self.drain()
         self._agree_to_stop(run)
         progress = run.state.progress
@@ -237,8 +250,8 @@ class Checkpoint(Hook):
                 self.best[name] = before
         self._failures += 1
         self._stop_code = DATA if isinstance(error, DataError) else IO if self._failures >= MAX_FAILURES else 0
-        newest = self._store.manifests()[-1:] if self._store is not None else []
-        kept = f"the last good checkpoint is {newest[0].name}" if newest else "there is no checkpoint yet"
+        newest = self.newest_checkpoint()
+        kept = f"the last good checkpoint is {newest.name}" if newest else "there is no checkpoint yet"
         self._problem = f"{error}; {kept}"
         logger.warning("%s%s", self._problem, "" if self._stop_code else "; training goes on")
 

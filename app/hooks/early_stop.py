@@ -50,7 +50,7 @@ class EarlyStop(EarlyStopConf, Hook):
             self.run.stop(f"early stop: {reason}; hooks.early_stop=null goes on")
 
     def _is_better(self, value: float) -> bool:
-        if math.isnan(value):
+        if not math.isfinite(value):
             return False
         if self.best is None:
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -14,7 +15,9 @@ import torch
 from app.config.schema.hooks import LoggerConf
 from app.core.clock import times_left
 from app.core.hook import Hook
+from app.core.nonfinite import REMEDY, StepRecord, describe
 from app.core.state import Run, StepInfo
+from app.errors import DataError
 from app.log import ProgressDisplay
 from app.visualizer.evaluation import report_evaluation
 
@@ -126,6 +129,7 @@ class Logger(LoggerConf, Hook):
         waited = (perf_counter() - before) / len(steps)  # for the device, which was still at work on these steps
         norms = [step.grad_norm for step in steps if step.grad_norm is not None]
         norm_values = iter(torch.stack(norms).tolist() if norms else [])
+        records = []
         for loss, hit, step in zip(*device_values, steps, strict=True):
             values = {
                 "loss": loss,
@@ -138,6 +142,18 @@ class Logger(LoggerConf, Hook):
             self.pace.append((step.size, values["time"]))
             for window in self.windows:
                 window.add(values[window.source])
+            records.append(StepRecord(step.step, step.epoch, step.batch, step.lr, loss, values["grad_norm"]))
+        if not any(hook.decides_on_nonfinite for hook in self.run.hooks.values()):
+            self.refuse_nan(records)
+
+    def refuse_nan(self, records: Sequence[StepRecord]) -> None:
+        """Raise DataError for the first loss that is not finite: from there on nothing is learnt."""
+        for record in records:
+            if not math.isfinite(record.loss):
+                raise DataError(f"{describe(self.run, record, 'loss')}; {REMEDY}")
+
+    def before_save(self, run: Run) -> None:
+        self.read()  # the windows are state
 
     def write(self, run: Run, step: StepInfo) -> None:
         """One line, and the same numbers to the visualizer."""
@@ -192,7 +208,6 @@ class Logger(LoggerConf, Hook):
         self.display.close()
 
     def state_dict(self) -> dict[str, Any]:
-        self.read()
         return {"windows": {window.name: window.state_dict() for window in self.windows}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ class Monitor(Hook):
         if isinstance(run.schedule, Plateau):
             run.schedule.eval_end(metrics)
         value = metrics.get(self.metric)
-        if value is None or value != value:
+        if value is None or not math.isfinite(value):
             return
         if self.best is None or (value > self.best if self.rule == "greater" else value < self.best):
             self.best = value

@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 
 from app.core.hook import priority_of
+from app.core.nonfinite import REMEDY
 from app.core.state import Run
+from app.errors import DATA
 from app.files import write_json
 from app.hooks.monitor import Monitor
 from app.optim.optimizer import describe as describe_optimizer
@@ -46,7 +48,9 @@ def conclude(run: Run, monitor: Monitor, seconds: float) -> None:
         where = "" if best is None else f": {shown(best)}"
         logger.info("best %s %.4f at epoch %d%s", monitor.metric, monitor.best, monitor.best_epoch, where)
     logger.info("run folder: %s", shown(run.folder))
-    if run.exit_code:
+    if run.exit_code == DATA:
+        logger.info(REMEDY)  # the same command would end here again
+    elif run.exit_code:
         logger.info("to go on: %s", provenance.resume_command(run.folder))
     else:
         suggest_test(run, best)

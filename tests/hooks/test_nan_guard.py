@@ -42,7 +42,6 @@ class Saved(Hook):
 
     def attach(self, run: Run) -> None:
         self.kept: tuple[Any, ...] | None = None
-        run.rollback = lambda: self.restore(run)
 
     def commit(self, run: Run) -> None:
         if run.state.progress.batch == 0:
@@ -204,3 +203,15 @@ def test_overflow_under_a_scaler_is_the_scaler_s_business(tmp_path: Path) -> Non
     train(run, {"nan_guard": make(NanGuardConf(policy="skip", interval=1)), "scales": scales})
     assert scales.seen[0] < 2.0**126
     assert run.hooks["nan_guard"].state_dict()["skipped"] == 0
+
+
+def test_nan_in_a_buffer_counts_though_all_else_is_finite(tmp_path: Path) -> None:
+    """Batch norm in training does not read its running statistics: the loss says nothing of them."""
+
+    class Break(Hook):
+        def step_end(self, run: Run, step: StepInfo) -> None:
+            if step.step == 2:
+                run.state.model[1].running_mean[0] = float("nan")  # type: ignore[index, union-attr, operator]
+
+    with pytest.raises(DataError, match=r"step 2 .*: weights not finite, loss \d"):
+        train(tiny_run(tmp_path), {"break": Break(), "nan_guard": make(NanGuardConf(interval=1))})

@@ -131,7 +131,8 @@ def train(run: Run, hooks: dict[str, Hook], attach: bool = True) -> None:
     if attach:
         for hook in hooks.values():
             hook.attach(run)
-    fit(run, val_interval=1, val_begin=1, clip_norm=None, autocast=nullcontext)
+    restore = next((hook.restore for hook in hooks.values() if hasattr(hook, "restore")), lambda run: False)
+    fit(run, val_interval=1, val_begin=1, clip_norm=None, autocast=nullcontext, rollback=lambda: restore(run))
 
 
 class Recorder(Hook):
