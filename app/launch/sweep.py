@@ -17,6 +17,7 @@ from app.errors import TEMPORARY, CannotWrite, ConfigError, RunError
 from app.files import locked, read_json, write_json
 from app.launch.job import DONE_STATE, FAILED, INTERRUPTED, RECORD, read_records
 from app.launch.point import hashed, slug
+from app.runs import start
 
 SWEEP = "sweep.json"
 LAUNCHER_LOCK = ".launcher.lock"
@@ -30,7 +31,7 @@ def choose(root: Path, keys: Sequence[str], resume: bool) -> Path:
     got anywhere last; if there is none, and without `resume`, a new one.
     """
     if resume:
-        known = {folder: known_keys(folder) for folder in sorted(root.glob("sweep_*"), reverse=True)}
+        known = {folder: known_keys(folder) for folder in reversed(start.in_order(root.glob("sweep_*")))}
         same = [folder for folder, its in known.items() if its == set(keys)]
         related = [folder for folder, its in known.items() if its & set(keys)]
         if found := same or related:
@@ -83,12 +84,13 @@ def write_about(folder: Path, keys: Sequence[str]) -> None:
     """Notes the command line, and all keys that it and the earlier ones set or sweep over."""
     command = [*(["python", "-m", "app"] if sys.argv[0].endswith("__main__.py") else ["app"]), *sys.argv[1:]]
     write_json(folder / SWEEP, {"keys": sorted({*keys, *known_keys(folder)}), "command": command})
+    start.record(folder)
 
 
 def discard_unused(folder: Path) -> None:
     """Remove the folder of a sweep of which no job was started, unless somebody keeps something in it."""
     if not any(folder.glob(f"*/{RECORD}")):
-        for name in ("multirun.yaml", SWEEP, "results.csv", "report.html", LAUNCHER_LOCK, JOBS_LOCK):
+        for name in ("multirun.yaml", SWEEP, start.START, "results.csv", "report.html", LAUNCHER_LOCK, JOBS_LOCK):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             folder.rmdir()
