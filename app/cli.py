@@ -6,7 +6,6 @@ raise becomes one message with an exit code.
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import os
@@ -34,7 +33,7 @@ from app.config.schema import register
 from app.config.targets import hydra_refusals
 from app.config.wording import listed
 from app.core.rank import adopt, find_rank
-from app.errors import BUG, IO, ConfigError, RunError
+from app.errors import BUG, ConfigError, RunError, unwritable
 from app.process import unwound_by_signals
 from app.runs import folder
 
@@ -216,10 +215,12 @@ def task(config: DictConfig) -> float | None:
             raise
         raise SystemExit(error.exit_code) from None
     except Exception as error:
+        if (problem := unwritable(error, own.runtime.output_dir)) is not None:
+            logger.error("error: %s", problem)
+            error = problem
         if in_sweep:
-            raise
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            logger.error("error: cannot write %s: %s", error.filename or config.output_root, error.strerror)
-            raise SystemExit(IO) from None
+            raise error
+        if problem is not None:
+            raise SystemExit(problem.exit_code) from None
         logger.exception("this is a bug in the program or in a class of yours")
         raise SystemExit(BUG) from None

@@ -16,7 +16,7 @@ from app.config.check import check, override_key
 from app.config.explain import causes, culprit, explain, is_hydra_error
 from app.config.schema import GROUPS
 from app.config.wording import listed
-from app.errors import CannotWrite, ConfigError, RunError
+from app.errors import ConfigError, RunError, unwritable
 
 MOST_PROBLEMS = 10
 
@@ -73,8 +73,8 @@ def explained(hydra: Hydra, settings: Sequence[str]) -> Iterator[None]:
     except RunError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and not is_hydra_error(error):
-            raise CannotWrite(f"cannot make or write {error.filename or 'the run folder'}: {error.strerror}") from error
+        if not is_hydra_error(error) and (problem := unwritable(error)) is not None:
+            raise problem from error
         known = next((cause for cause in causes(error) if isinstance(cause, RunError)), None)
         if known is not None:
             raise known from error

@@ -6,7 +6,6 @@ Hydra's own `run_job` does the work, so logging, callbacks and the `.hydra` snap
 
 from __future__ import annotations
 
-import errno
 import importlib
 import inspect
 import logging
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from omegaconf import DictConfig, open_dict, read_write
 
 from app.core.rank import adopt
-from app.errors import BUG, IO, RunError
+from app.errors import BUG, RunError, unwritable
 from app.files import write_json
 from app.launch.job import PICKLE, RESULT, output_of
 from app.process import follow_parent, leave
@@ -102,8 +101,8 @@ def run_task(config: DictConfig, task: str, version_base: str, rank: int) -> tup
             job_subdir_key="hydra.sweep.subdir",
             hydra_context=HydraContext(config_loader=None, callbacks=Callbacks(config)),  # type: ignore[arg-type]
         )
-    except OSError as error:  # Hydra's own snapshot
-        return failed(error)
+    except (OSError, ValueError) as error:  # Hydra's own snapshot, the log file
+        return failed(unwritable(error) or error)
     if ended.status == JobStatus.COMPLETED:
         return 0, {"value": ended.return_value}
     return failed(ended._return_value)
@@ -113,9 +112,6 @@ def failed(error: Any) -> tuple[int, dict[str, Any]]:
     """Return the exit code and the error line of what a job raised; a bug is logged with its traceback."""
     if isinstance(error, RunError):
         return error.exit_code, {"error": str(error).splitlines()[0] if str(error) else type(error).__name__}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        logger.error("error: cannot write %s: %s", error.filename or "a file", error.strerror)
-        return IO, {"error": f"cannot write {error.filename or 'a file'}: {error.strerror}"}
     logger.error("the job failed", exc_info=error)
     return BUG, {"error": f"{type(error).__name__}: {error}"}
 
