@@ -33,6 +33,7 @@ from app.metrics.losses import build_loss
 from app.metrics.metrics import Metrics
 from app.metrics.names import metric_rules, resolve, resolve_rule
 from app.optim.optimizer import build_optimizer
+from app.runs import provenance
 from app.runs.record import plain, values
 from app.visualizer.base import Visualizer
 from app.visualizer.fanout import build as build_visualizer
@@ -102,6 +103,7 @@ def build_run(
         rank_seed=seed + world.rank if cfg.randomness.diff_rank_seed else seed,
         by_epoch=by_epoch,
         length=length,
+        origin={"versions": provenance.versions(), "git_commit": provenance.git_state()[0]},
         phase=phase,
         tta=cfg.tta is not None,
     )

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from app.checkpoint import contents
 from app.checkpoint.download import local_file
+from app.checkpoint.recovery import newest_intact
 from app.config.wording import show
 from app.core.hook import Hook
 from app.core.ranks import World
@@ -79,7 +80,7 @@ def _find_source(cfg: DictConfig, place: Path, checkpoints: Path) -> Path | None
         source = local_file(named)
         logger.info("resuming from %s", source)
         return source
-    found = contents.newest_intact(own)
+    found = _newest(own)
     if found is not None:
         if cfg.resume in (True, "true", "auto"):
             say_passed_over(place)
@@ -99,6 +100,11 @@ def say_passed_over(run: Path) -> None:
         logger.warning("the last run, %s, has no checkpoint, killed before its first save? Going on with %s", last, run)
 
 
+def _newest(checkpoints: Path) -> Path | None:
+    found = newest_intact(checkpoints)
+    return None if found is None else checkpoints / found.name
+
+
 def find_tested(cfg: DictConfig, world: World) -> str:
     """What mode=test evaluates without `load_from`: the named checkpoint, or the newest of the newest run.
 
@@ -109,7 +115,7 @@ def find_tested(cfg: DictConfig, world: World) -> str:
     root = Path(cfg.output_root, cfg.name)
     if named is None and folder.wants_resume(cfg.resume) and (newest := folder.newest_run(root)) is not None:
         say_passed_over(newest)
-        found = world.broadcast(contents.newest_intact(checkpoint_folder(cfg, newest)) if world.is_main else None)
+        found = world.broadcast(_newest(checkpoint_folder(cfg, newest)) if world.is_main else None)
         named = None if found is None else str(found)
     if named is None:
         raise ConfigError(
@@ -170,7 +176,7 @@ class FirstStep(Hook):
 def roll_back(run: Run, checkpoints: Path) -> bool:
     """Returns to the newest intact checkpoint; False when there is none."""
     world = run.world
-    found = world.broadcast(contents.newest_intact(checkpoints) if world.is_main else None)
+    found = world.broadcast(_newest(checkpoints) if world.is_main else None)
     if found is None:
         return False
     contents.restore(run, contents.load(found), found)

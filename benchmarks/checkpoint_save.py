@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from app.checkpoint import torch_file
-from app.checkpoint.saver import Saver
-from app.checkpoint.store import Save, Store
+from app.checkpoint.background import BackgroundWriter
+from app.checkpoint.directory import CheckpointDir
+from app.checkpoint.manifest import Manifest
 from benchmarks.measure import Section, ratio, spread
 
 PARAMETERS = 100_000_000
@@ -65,15 +66,15 @@ class Saves:
     """The application's saves."""
 
     def __init__(self, folder: Path, in_background: bool = True) -> None:
-        self.store = Store(folder, keep=1)
+        self.store = CheckpointDir(folder, keep=1)
         self.store.open()
-        self.saver = Saver(in_background)
+        self.saver = BackgroundWriter(in_background)
         self.step = 0
 
     def save(self, state: dict[str, Any]) -> None:
         """What the loop waits for."""
         self.step += 1
-        entry = Save(f"iter_{self.step}", self.step, 0, 0, "full", periodic=True)
+        entry = Manifest(f"iter_{self.step}.pth", self.step, 0, 0, "full")
         self.saver.submit(state, lambda copy: self.store.save(copy, entry))
 
     def settle(self) -> None:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, how a run becomes one, and how one becomes a run again.
+"""The state of a run in a checkpoint: collected from the run, restored into it, read from a file.
 
 No generator state and no loader state: randomness and data order are functions of the counters in `progress`.
 """
@@ -8,65 +8,56 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 
-from app.checkpoint import compatibility, manifest, recovery, torch_file
+from app.checkpoint import compatibility, recovery, torch_file
 from app.checkpoint.compatibility import class_name, parameter_names
 from app.checkpoint.manifest import FORMAT
+from app.checkpoint.recovery import weights_only
 from app.checkpoint.tree import map_tensors, plain
 from app.checkpoint.weights import load_state
 from app.core.parallel import like, whole
-from app.core.state import Progress, Run, TrainState
+from app.core.state import Progress, Run
 from app.errors import CheckpointError
-from app.runs import provenance
 
 FULL, WEIGHTS = "full", "weights"
 
 
+class Field(NamedTuple):
+    """One entry of the state: how a run gives it, and how a freshly built run takes it back."""
+
+    collect: Callable[[Run], Any]
+    restore: Callable[[Run, Mapping[str, Any]], list[str]] | None = None
+    """From the whole state; returns what a person should know, one line each. None: only compared, or for people."""
+    resume_only: bool = False
+    """Left out of a file of weights."""
+
+
 def collect(run: Run, *, with_optimizer: bool = True) -> dict[str, Any]:
-    """The state of `run` between two steps; its tensors are the live ones. Every rank calls it, rank 0 writes it.
+    """Collect the state of `run` between two steps; its tensors are the live ones. Every rank calls it, rank 0 writes.
 
     Without the optimizer it can be loaded from, but not resumed from.
 
     Raises:
         TypeError: a hook's state holds something else than tensors, dicts, lists, numbers and strings.
     """
-    state, data = run.state, run.data
-    model, metadata = model_state(state)
-    collected: dict[str, Any] = {
+    fields = {name: field for name, field in FIELDS.items() if with_optimizer or not field.resume_only}
+    return {
         "format": FORMAT,
         "kind": FULL if with_optimizer else WEIGHTS,
-        "model": model,
-        "model_metadata": metadata,
-        "progress": asdict(state.progress),
-        "hooks": {
-            name: map_tensors(plain(hook.state_dict(), f"the state of hooks.{name}"), whole)
-            for name, hook in run.hooks.items()
-        },
-        "seed": run.seed,
-        "config": config_text(run),
-        "data": {"classes": list(data.classes), "train_size": data.train_size, "steps_per_epoch": data.steps_per_epoch},
-        "world_size": run.world.size,
-        **_origin(),
+        **run.origin,
+        **{name: field.collect(run) for name, field in fields.items()},
     }
-    if with_optimizer:
-        schedule: Any = getattr(run.schedule, "state_dict", dict)()
-        collected |= {
-            "optimizer": optimizer_state(state),
-            "scaler": state.scaler.state_dict() if state.scaler is not None else None,
-            "schedule": plain(schedule, "the state of the schedule"),
-        }
-    return collected
 
 
 def restore(run: Run, state: Mapping[str, Any], source: object = "the checkpoint") -> list[str]:
-    """Puts a collected state into a freshly built run; learning rate, decay and the like stay the new configuration's.
+    """Put a collected state into a freshly built run; learning rate, decay and the like stay the new configuration's.
 
     Everything is checked before anything is changed. Returns what a person should know, one line each.
 
@@ -74,38 +65,23 @@ def restore(run: Run, state: Mapping[str, Any], source: object = "the checkpoint
         CheckpointError: naming what does not fit, and the remedy.
     """
     if state["kind"] != FULL:
-        raise CheckpointError(
-            f"{source} holds weights only (hooks.checkpoint.save_optimizer=false) and cannot be resumed from; "
-            f"start from its weights with resume=false load_from={source}"
-        )
+        raise weights_only(source)
     notes = compatibility.check(run, state, source)
-    load_state(run.state.model, state["model"], state["model_metadata"])
-    load_optimizer(run.state, state["optimizer"])
-    if run.state.scaler is not None and state["scaler"]:
-        run.state.scaler.load_state_dict(dict(state["scaler"]))
-    elif run.state.scaler is not None:
-        notes.append("train.amp changed: the loss scale starts anew")
-    if state["schedule"] and hasattr(run.schedule, "load_state_dict"):
-        run.schedule.load_state_dict(map_tensors(state["schedule"], torch.clone))
-    for name, value in asdict(Progress(**state["progress"])).items():
-        setattr(run.state.progress, name, value)
-    for name, hook in run.hooks.items():
-        if name in state["hooks"]:
-            hook.load_state_dict(map_tensors(state["hooks"][name], torch.clone))  # the file stays mapped otherwise
-        else:
-            notes.append(f"hooks.{name} is new: it starts without a history")
-    dropped = [name for name, kept in state["hooks"].items() if name not in run.hooks and kept]
-    return notes + [f"hooks.{name} is gone: its state is dropped" for name in dropped]
+    for name, field in FIELDS.items():
+        if field.restore is not None:
+            missing = [f"{source} is of an older version and holds no {name}: it begins anew"]
+            notes += field.restore(run, state) if name in state else missing
+    return notes
 
 
 def load(path: Path, *, verify: bool = True) -> dict[str, Any]:
-    """The state in a checkpoint file of ours, its tensors mapped from the file.
+    """Read a checkpoint file of ours; its tensors are mapped from the file.
 
     Raises:
         CheckpointError: damaged, hostile, not one of ours, or of a newer program.
     """
-    if verify and (found := recovery.manifest_of(path)) is not None:
-        manifest.verify(path.resolve().parent, found)
+    if verify:
+        recovery.verify(path)
     state = torch_file.load(path)
     if not isinstance(state, dict) or not {"format", "kind", "model", "progress"} <= state.keys():
         raise CheckpointError(
@@ -121,12 +97,6 @@ peek = functools.partial(load, verify=False)
 """`load` for a look at the small values: no tensor is read."""
 
 
-def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that is what was written; see `app.checkpoint.recovery.newest_intact`."""
-    found = recovery.newest_intact(folder)
-    return None if found is None else folder / found.name
-
-
 def config_text(run: Run) -> str:
     """The configuration as YAML: text for people, never instantiated from."""
     return str(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
@@ -136,29 +106,114 @@ def config_sha256(run: Run) -> str:
     return hashlib.sha256(config_text(run).encode()).hexdigest()
 
 
-def model_state(state: TrainState) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Parameters and buffers by name, whole on every rank that writes; and the modules' format versions."""
-    entries = state.model.state_dict()
-    metadata = {name: dict(value) for name, value in getattr(entries, "_metadata", {}).items()}
-    return map_tensors(plain(entries, "the state of the model"), whole), plain(metadata, "the metadata of the model")
+def nonfinite(model: Mapping[str, Any], parameters: frozenset[str]) -> str | None:
+    """The first parameter with a NaN or an infinity, or buffer with a NaN (masks hold infinities); None if all is well.
+
+    A sum is finite when all its terms are, short of an overflow; only where it is not, each number is looked at.
+    """
+    for name, value in model.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            continue
+        total = value.sum()
+        if bool(total.isfinite()):
+            continue
+        bad = ~value.isfinite() if name in parameters else value.isnan()
+        if bool(bad.any()):
+            return name
+    return None
 
 
-def optimizer_state(state: TrainState) -> dict[str, Any]:
-    """The optimizer's class, its parameters' names by group, and its state."""
+def _model(run: Run) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, whole on every rank."""
+    return map_tensors(plain(run.state.model.state_dict(), "the state of the model"), whole)  # type: ignore[no-any-return]
+
+
+def _model_metadata(run: Run) -> dict[str, Any]:
+    """The format versions of the modules: without them, MNASNet cannot be read and batch norm counts anew."""
+    versions = getattr(run.state.model.state_dict(), "_metadata", {})
+    metadata = {name: dict(value) for name, value in versions.items()}
+    return plain(metadata, "the metadata of the model")  # type: ignore[no-any-return]
+
+
+def _restore_model(run: Run, state: Mapping[str, Any]) -> list[str]:
+    load_state(run.state.model, state["model"], state["model_metadata"])
+    return []
+
+
+def _scaler(run: Run) -> Any:
+    return None if run.state.scaler is None else run.state.scaler.state_dict()
+
+
+def _restore_scaler(run: Run, state: Mapping[str, Any]) -> list[str]:
+    if run.state.scaler is None:
+        return []
+    if not state["scaler"]:
+        return ["train.amp changed: the loss scale starts anew"]
+    run.state.scaler.load_state_dict(dict(state["scaler"]))
+    return []
+
+
+def _schedule(run: Run) -> Any:
+    return plain(getattr(run.schedule, "state_dict", dict)(), "the state of the schedule")
+
+
+def _restore_schedule(run: Run, state: Mapping[str, Any]) -> list[str]:
+    if state["schedule"] and hasattr(run.schedule, "load_state_dict"):
+        run.schedule.load_state_dict(map_tensors(state["schedule"], torch.clone))
+    return []
+
+
+def _restore_progress(run: Run, state: Mapping[str, Any]) -> list[str]:
+    for name, value in asdict(Progress(**state["progress"])).items():
+        setattr(run.state.progress, name, value)
+    return []
+
+
+def _hooks(run: Run) -> dict[str, Any]:
     return {
-        "class": class_name(state.optimizer),
-        "names": parameter_names(state),
-        "state": map_tensors(plain(state.optimizer.state_dict(), "the state of the optimizer"), whole),
+        name: map_tensors(plain(hook.state_dict(), f"the state of hooks.{name}"), whole)
+        for name, hook in run.hooks.items()
     }
 
 
-def load_optimizer(state: TrainState, saved: Mapping[str, Any]) -> None:
-    """The inverse of `optimizer_state`, except for what the configuration says: that stays as it was built.
+def _restore_hooks(run: Run, state: Mapping[str, Any]) -> list[str]:
+    notes, saved = [], state["hooks"]
+    for name, hook in run.hooks.items():
+        if name in saved:
+            hook.load_state_dict(map_tensors(saved[name], torch.clone))  # the file stays mapped otherwise
+        else:
+            notes.append(f"hooks.{name} is new: it starts without a history")
+    gone = [name for name, kept in saved.items() if name not in run.hooks and kept]
+    return notes + [f"hooks.{name} is gone: its state is dropped" for name in gone]
+
+
+def _evaluated(run: Run) -> list[str] | None:
+    """Hook and entry of its state with the weights that were evaluated; None: the model's own."""
+    found = ([name, hook.evaluated_weights] for name, hook in run.hooks.items() if hook.evaluated_weights is not None)
+    return next(found, None)
+
+
+def _data(run: Run) -> dict[str, Any]:
+    data = run.data
+    return {"classes": list(data.classes), "train_size": data.train_size, "steps_per_epoch": data.steps_per_epoch}
+
+
+def _optimizer(run: Run) -> dict[str, Any]:
+    """The optimizer's class, its parameters' names by group, and its state."""
+    return {
+        "class": class_name(run.state.optimizer),
+        "names": parameter_names(run.state),
+        "state": map_tensors(plain(run.state.optimizer.state_dict(), "the state of the optimizer"), whole),
+    }
+
+
+def _restore_optimizer(run: Run, state: Mapping[str, Any]) -> list[str]:
+    """Load moments and counters; what the configuration says stays as it was built.
 
     Some optimizers keep counters in their groups (schedule-free, Prodigy): group entries that are not arguments of
     the constructor, but among its defaults, are state.
     """
-    optimizer = state.optimizer
+    optimizer, saved = run.state.optimizer, state["optimizer"]
     arguments = inspect.signature(type(optimizer).__init__).parameters
     counters = {key for key in optimizer.defaults if key not in arguments}
     built = [
@@ -173,6 +228,7 @@ def load_optimizer(state: TrainState, saved: Mapping[str, Any]) -> None:
     optimizer.load_state_dict(map_tensors({**saved["state"], "state": placed}, torch.clone))
     for group, values in zip(optimizer.param_groups, built, strict=True):
         group.update(values)
+    return []
 
 
 def _placed(value: Any, reference: Any) -> Any:
@@ -181,6 +237,18 @@ def _placed(value: Any, reference: Any) -> Any:
     return like(value, reference) if both else value
 
 
-@functools.cache
-def _origin() -> dict[str, Any]:
-    return {"versions": provenance.versions(), "git_commit": provenance.git_state()[0]}
+FIELDS: dict[str, Field] = {
+    "model": Field(_model, _restore_model),
+    "model_metadata": Field(_model_metadata),
+    "optimizer": Field(_optimizer, _restore_optimizer, resume_only=True),
+    "scaler": Field(_scaler, _restore_scaler, resume_only=True),
+    "schedule": Field(_schedule, _restore_schedule, resume_only=True),
+    "progress": Field(lambda run: asdict(run.state.progress), _restore_progress),
+    "hooks": Field(_hooks, _restore_hooks),
+    "evaluated": Field(_evaluated),
+    "seed": Field(lambda run: run.seed),
+    "config": Field(config_text),
+    "data": Field(_data),
+    "world_size": Field(lambda run: run.world.size),
+}
+"""The state, in the order in which it is restored. A new field is one line here; files without it load with a note."""

@@ -17,8 +17,8 @@ from urllib.parse import urldefrag, urlsplit
 
 from app.checkpoint import torch_file
 from app.checkpoint.manifest import hash_file
+from app.checkpoint.space import save_error
 from app.checkpoint.transfer import Limits, Transfer, UnchangedError, shown
-from app.checkpoint.writer import save_error
 from app.errors import CannotWrite, CheckpointError, ConfigError, TemporaryError
 from app.files import locked, read_json, temporaries, write_json, write_temporary
 

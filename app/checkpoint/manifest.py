@@ -38,15 +38,15 @@ class Manifest:
 
     name: str
     """File name; the file lies beside the manifest."""
-    size: int
-    """In bytes."""
-    sha256: str
     step: int
     epoch: int
     evaluated: int
     """The step of the last finished evaluation: less than `step` when one is still to be done."""
-    kind: str
+    kind: str = "full"
     """`full`, or `weights`: cannot be resumed from."""
+    size: int = 0
+    """In bytes."""
+    sha256: str = ""
     periodic: bool = True
     """Counts for max_keep_ckpts."""
     best: str | None = None

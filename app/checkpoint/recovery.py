@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.checkpoint import manifest as manifests
+from app.checkpoint.directory import DELETED, CheckpointDir
 from app.checkpoint.manifest import Manifest
-from app.checkpoint.store import DELETED, Store
 from app.errors import CheckpointError
 from app.files import temporaries
 
@@ -73,20 +73,30 @@ def manifest_of(path: Path) -> Manifest | None:
         return found if found.name == real.name else None
     if real.name.startswith("best"):  # a hard link, or a copy, where there are no symbolic links
         size = real.stat().st_size
-        for each in Store(real.parent).manifests():
+        for each in CheckpointDir(real.parent).manifests():
             if each.size == size and each.best is not None and manifests.hash_file(real) == each.sha256:
                 return replace(each, name=real.name)
     return None
 
 
+def verify(path: Path) -> None:
+    """Raise CheckpointError when the checkpoint file `path` has a manifest, and is not what was written."""
+    if (found := manifest_of(path)) is not None:
+        manifests.verify(path.resolve().parent, found)
+
+
+def weights_only(source: object) -> CheckpointError:
+    """What to raise where a checkpoint without the optimizer is to be resumed from."""
+    return CheckpointError(
+        f"{source} holds weights only (hooks.checkpoint.save_optimizer=false) and cannot be resumed from; "
+        f"start from its weights with resume=false load_from={source}"
+    )
+
+
 def _refuse_silent_start(folder: Path, damaged: list[str], weights: list[Manifest]) -> None:
     """Raises CheckpointError when there is something that looks like a checkpoint: never from zero in silence."""
     if weights and not damaged:
-        newest = folder / max(weights, key=lambda each: each.order).name
-        raise CheckpointError(
-            f"{newest} holds weights only (hooks.checkpoint.save_optimizer=false) and cannot be resumed from; "
-            f"start from its weights with resume=false load_from={newest}"
-        )
+        raise weights_only(folder / max(weights, key=lambda each: each.order).name)
     pending = {name.removesuffix(".json") for _, name in temporaries(folder)}
     pending |= {path.name.removesuffix(f".json{DELETED}") for path in folder.glob(f"*.json{DELETED}")}
     orphans = [path for path in folder.glob("*.pth") if not path.is_symlink() and path.stem not in pending]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
+from app.checkpoint.space import check_space
 from app.checkpoint.torch_file import HEAD_BYTES, impostor
-from app.checkpoint.writer import check_space
 from app.errors import CheckpointError, ConfigError, TemporaryError
 from app.files import HashingFile
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-from app.checkpoint import manifest, recovery, torch_file
+from app.checkpoint import recovery, torch_file
 from app.checkpoint.compatibility import compare_classes, some
 from app.checkpoint.download import local_file
 from app.checkpoint.transfer import shown
@@ -52,8 +52,7 @@ def read_weights(location: str, what: str = "load_from", prefix: str | None = No
         CheckpointError: see `local_file` and `torch_file.load`; or the file holds no weights, or none under `prefix`.
     """
     path = local_file(location)
-    if (found := recovery.manifest_of(path)) is not None:
-        manifest.verify(path.resolve().parent, found)
+    recovery.verify(path)
     content = torch_file.read(path)
     entries, metadata = _unwrap(*_state_dict(content, path), path)
     if prefix is not None:
@@ -162,10 +161,10 @@ def _state_dict(content: Any, path: Path) -> tuple[Mapping[str, Any], Mapping[st
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights by name")
     if _is_ours(content):
-        average = (content["hooks"].get("ema") or {}).get("average") or {}
+        where = content["evaluated"] if "evaluated" in content else _evaluated_in_0_1(content.get("config", ""))
+        average = (content["hooks"].get(where[0]) or {}).get(where[1]) if where else None
         # An average has no state of modules beside their tensors: the model's is taken.
-        entries = content["model"] | average if _evaluated_on_average(content.get("config", "")) else content["model"]
-        return entries, content.get("model_metadata", {})
+        return content["model"] | (average or {}), content.get("model_metadata", {})
     for key in NESTED:
         inner = content.get(key)
         if isinstance(inner, Mapping) and any(isinstance(value, torch.Tensor) for value in inner.values()):
@@ -173,9 +172,10 @@ def _state_dict(content: Any, path: Path) -> tuple[Mapping[str, Any], Mapping[st
     return content, getattr(content, "_metadata", {})
 
 
-def _evaluated_on_average(config: str) -> bool:
+def _evaluated_in_0_1(config: str) -> list[str] | None:
+    """What `contents.FIELDS` names in later files."""
     hooks = (yaml.safe_load(config) or {}).get("hooks") or {}
-    return bool((hooks.get("ema") or {}).get("evaluate_on_ema", True))
+    return ["ema", "average"] if (hooks.get("ema") or {}).get("evaluate_on_ema", True) else None
 
 
 def _unwrap(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
-from app.config.schema.hooks import HOOKS, PRIORITIES
+from app.config.schema.hooks import HOOKS, PRIORITIES, CheckpointConf
 from app.config.schema.runtime import BACKENDS
 from app.errors import ConfigError
 from app.metrics.names import metric_rules, resolve, resolve_rule
@@ -49,37 +49,9 @@ def _listed(value: Any) -> list[Any]:
 def checkpoint(config: Config, given: Collection[str]) -> Iterator[str]:
     """Keys of hooks.checkpoint."""
     node = config["hooks"].get("checkpoint")
-    if not isinstance(node, dict) or "interval" not in node:
-        return
-    if node["interval"] == 0:
-        yield "hooks.checkpoint.interval must be >= 1, or -1 for no checkpoint at all, got 0"
-    if isinstance(node["filename"], str) and not _one_number(node["filename"]):
-        yield (
-            "hooks.checkpoint.filename must be a file name with one pair of braces for the number, "
-            f"like epoch_{{}}; got {node['filename']!r}"
-        )
-    best, rule = node["save_best"], node["rule"]
-    if best is not None and not isinstance(best, (str, list)):
-        yield f"hooks.checkpoint.save_best must be a metric's name, a list of them, auto or null; got {best!r}"
-    if rule is None:
-        return
-    for each in _listed(rule):
-        if each not in ("greater", "less"):
-            near = did_you_mean(str(each), ("greater", "less"))
-            yield f"hooks.checkpoint.rule must be greater or less, got {each!r}{near}"
-    if best is None:
-        yield f"hooks.checkpoint.rule={rule} has no effect without hooks.checkpoint.save_best"
-    elif len(_listed(rule)) not in (1, len(_listed(best))):
-        counts = f"{len(_listed(rule))} entries for {len(_listed(best))} of save_best"
-        yield f"hooks.checkpoint.rule has {counts}; give one for each, or just one"
-
-
-def _one_number(filename: str) -> bool:
-    try:
-        braces = [field for _, field, _, _ in string.Formatter().parse(filename) if field is not None]
-        return len(braces) == 1 and braces[0] in ("", "0") and bool(filename.format(1)) and "/" not in filename
-    except (ValueError, IndexError, KeyError):
-        return False
+    if isinstance(node, dict) and "interval" in node:
+        names = {each.name for each in fields(CheckpointConf)}
+        yield from CheckpointConf(**{key: value for key, value in node.items() if key in names}).problems()
 
 
 def named_nodes(config: Config) -> Iterator[str]:

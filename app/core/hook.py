@@ -40,6 +40,11 @@ class Hook:
     decides_on_nonfinite: bool = False
     """True: this hook alone says what a NaN means; without such a hook the logger stops the run."""
 
+    @property
+    def evaluated_weights(self) -> str | None:
+        """The entry of `state_dict` with weights that are evaluated instead of the model's; None: there are none."""
+        return None
+
     def attach(self, run: Run) -> None:
         """Allocate state; the model is built, nothing is restored yet."""
 

@@ -158,6 +158,8 @@ class Run:
     by_epoch: bool
     length: int
     """Epochs, or iterations when by_epoch is false."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Where the run came from, for the record in its checkpoints: versions of packages, commit of the code."""
     phase: str = "val"
     """Prefix of the metric names: `val`, or `test` with mode=test."""
     tta: bool = False

@@ -41,6 +41,10 @@ class EMA(EMAConf, Hook):
         self.buffers_behind = False
         self.origin: dict[str, float] = {}
 
+    @property
+    def evaluated_weights(self) -> str | None:
+        return "average" if self.evaluate_on_ema else None
+
     def attach(self, run: Run) -> None:
         self.model = run.state.model
         left = (1 - self.momentum) ** run.total_steps

@@ -14,7 +14,8 @@ from invocation import Terminal
 from safetensors.torch import save_file
 from torch import nn
 
-from app.checkpoint.store import Save, Store
+from app.checkpoint.directory import CheckpointDir
+from app.checkpoint.manifest import Manifest
 from app.checkpoint.weights import Weights, load_weights, read_weights
 from app.errors import CheckpointError
 from app.models.pretrained import load_pretrained
@@ -143,9 +144,9 @@ def test_a_file_without_weights(tmp_path: Path, content: Any) -> None:
 
 
 def test_a_damaged_checkpoint_of_ours_is_not_loaded_from(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = CheckpointDir(tmp_path)
     state = OURS | {"model": filled(2), "hooks": {}, "config": ""}
-    store.save(state, Save("epoch_1", 1, 1, 1, "full", periodic=True))
+    store.save(state, Manifest("epoch_1.pth", 1, 1, 1, "full"))
     path = tmp_path / "epoch_1.pth"
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 4

@@ -118,6 +118,7 @@ WRONG_COMMANDS: list[tuple[str, int, list[str]]] = [
     ("hooks.checkpoint.rule=bigger", CONFIG, [r"hooks\.checkpoint\.rule must be greater or less, got 'bigger'"]),
     ("'hooks.checkpoint.filename=x_{epoch}'", CONFIG, [r"like epoch_{}; got 'x_{epoch}'"]),
     ("hooks.checkpoint.filename=last", CONFIG, [r"hooks\.checkpoint\.filename must be .* one pair of braces"]),
+    ("'hooks.checkpoint.filename=\"a b{}\"'", CONFIG, [r"hooks\.checkpoint\.filename must be .*got 'a b{}'"]),
     ("'hooks.checkpoint.filename=\"../e{}\"'", CONFIG, [r"hooks\.checkpoint\.filename must be"]),
     ("+hooks=early_stop hooks.early_stop.monitor=acc", CONFIG, [r"hooks\.early_stop\.monitor: there is no metric 'acc'"]),
     ("schedule=plateau schedule.monitor=val/acuracy", CONFIG, [r"schedule\.monitor: there is no metric"]),

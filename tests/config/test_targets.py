@@ -17,7 +17,7 @@ HOSTILE = [
     "torch.utils.cpp_extension.load_inline", "torch.distributed.run.main", "multiprocessing.Process",
     "torchvision.datasets.utils.download_url", "torchvision.io.write_file", "socket.socket", "importlib.import_module",
     "hydra.utils.instantiate", "omegaconf.OmegaConf.save", "app.runs.folder.write_json", "app.cli.entry",
-    "app.checkpoint.store.save",
+    "app.checkpoint.directory.save",
     "functools.partial", "runpy.run_path", "torch.nn.__builtins__.eval", "timm.utils.x", "yaml.unsafe_load",
 ]  # fmt: skip
 

@@ -13,7 +13,8 @@ from unittest.mock import patch
 import torch
 
 from app import files
-from app.checkpoint.store import Save, Store
+from app.checkpoint.directory import CheckpointDir
+from app.checkpoint.manifest import Manifest
 
 NAMES = ("replace", "link", "symlink", "unlink", "fsync", "mkdir", "open")
 
@@ -69,17 +70,18 @@ def state_of(step: int) -> dict[str, Any]:
     return {"format": 1, "kind": "full", "progress": {"step": step}, "model": {"w": torch.full((50,), float(step))}}
 
 
-def save(store: Store, step: int) -> str:
+def save(store: CheckpointDir, step: int) -> str:
     """The save of `step`: a periodic one that is the best too."""
     return store.save(
         state_of(step),
-        Save(f"epoch_{step}", step, step, step, "full", periodic=True, best=["val/top1"], metrics={"val/top1": 0.1}),
+        Manifest(f"epoch_{step}.pth", step, step, step, metrics={"val/top1": 0.1}),
+        best=["val/top1"],
     )
 
 
-def opened(folder: Path, keep: int) -> Store:
+def opened(folder: Path, keep: int) -> CheckpointDir:
     """A store as a start makes it."""
-    store = Store(folder, ["val/top1"], keep)
+    store = CheckpointDir(folder, ["val/top1"], keep)
     store.open()
     return store
 

@@ -18,7 +18,7 @@ from operations import interposed, leftovers, opened, save, state_of
 
 from app.checkpoint import contents
 from app.checkpoint.recovery import newest_intact
-from app.checkpoint.writer import SaveError
+from app.checkpoint.space import SaveError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 DEAD, COMPLETE = 9, 0

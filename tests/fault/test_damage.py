@@ -21,16 +21,16 @@ from invocation import Terminal
 from operations import leftovers, opened, save, state_of
 
 from app.checkpoint import contents, torch_file
+from app.checkpoint.manifest import Manifest
 from app.checkpoint.recovery import newest_intact
-from app.checkpoint.store import Save
-from app.checkpoint.writer import SaveError
+from app.checkpoint.space import SaveError
 from app.errors import CheckpointError
 
 
 def three_saved(folder: Path) -> None:
     store = opened(folder, 3)
     for step in (1, 2, 3):
-        store.save(state_of(step), Save(f"epoch_{step}", step, step, step, "full", periodic=True))
+        store.save(state_of(step), Manifest(f"epoch_{step}.pth", step, step, step, "full"))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".json"])
@@ -145,7 +145,7 @@ def test_moved_renamed_and_with_the_clock_set_back(tmp_path: Path) -> None:
 
 def test_weights_only_files_cannot_be_resumed_from(tmp_path: Path) -> None:
     store = opened(tmp_path, -1)
-    store.save({"format": 1, "kind": "weights", "model": {}}, Save("epoch_1", 1, 1, 1, "weights", periodic=True))
+    store.save({"format": 1, "kind": "weights", "model": {}}, Manifest("epoch_1.pth", 1, 1, 1, "weights"))
     with pytest.raises(CheckpointError, match=r"weights only.*resume=false load_from=.*epoch_1.pth"):
         newest_intact(tmp_path)
 
@@ -263,32 +263,32 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_then_room(small_disk: Path) -> None:
     big = {"format": 1, "kind": "full", "progress": {}, "model": {"w": torch.zeros(500_000)}}
     store = opened(small_disk / "run", -1)
-    store.save(big, Save("epoch_1", 1, 1, 1, "full", periodic=True))
-    store.save(big, Save("epoch_2", 2, 2, 2, "full", periodic=True))
+    store.save(big, Manifest("epoch_1.pth", 1, 1, 1, "full"))
+    store.save(big, Manifest("epoch_2.pth", 2, 2, 2, "full"))
     for _ in range(2):
         with pytest.raises(
             SaveError, match=r"epoch_3.pth: No space left on device \([\d,]+ bytes needed, [\d,]+ bytes"
         ):
-            store.save(big, Save("epoch_3", 3, 3, 3, "full", periodic=True))
+            store.save(big, Manifest("epoch_3.pth", 3, 3, 3, "full"))
     assert leftovers(small_disk / "run") == []
     assert newest_intact(small_disk / "run").step == 2  # type: ignore[union-attr]
     (small_disk / "filler").write_bytes(b"\0" * 1_200_000)
     with pytest.raises(SaveError):  # no room even for what the writer finds out on the way
-        store.save(big, Save("epoch_3", 3, 3, 3, "full", periodic=True))
+        store.save(big, Manifest("epoch_3.pth", 3, 3, 3, "full"))
     (small_disk / "filler").unlink()
     (small_disk / "run" / "epoch_1.json").unlink()
     (small_disk / "run" / "epoch_1.pth").unlink()
-    store.save(big, Save("epoch_3", 3, 3, 3, "full", periodic=True))
+    store.save(big, Manifest("epoch_3.pth", 3, 3, 3, "full"))
     assert newest_intact(small_disk / "run").step == 3  # type: ignore[union-attr]
 
 
 def test_a_disk_that_fills_up_on_the_way(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.checkpoint.store.check_space", lambda path, needed: None)  # as under a quota
+    monkeypatch.setattr("app.checkpoint.directory.check_space", lambda path, needed: None)  # as under a quota
     big = {"format": 1, "kind": "full", "progress": {}, "model": {"w": torch.zeros(2_000_000)}}
     store = opened(small_disk / "run", 1)
     save(store, 1)
     with pytest.raises(SaveError, match="No space left on device"):
-        store.save(big, Save("epoch_2", 2, 2, 2, "full", periodic=True))
+        store.save(big, Manifest("epoch_2.pth", 2, 2, 2, "full"))
     assert leftovers(small_disk / "run") == []
     assert newest_intact(small_disk / "run").step == 1  # type: ignore[union-attr]
 

@@ -16,9 +16,10 @@ from runs import RunApp
 from tiny_run import tiny_run, train
 
 from app.checkpoint import contents
-from app.checkpoint.finite import nonfinite
+from app.checkpoint.contents import nonfinite
+from app.checkpoint.directory import CheckpointDir
 from app.checkpoint.recovery import newest_intact
-from app.checkpoint.store import Store
+from app.config.schema.hooks import CheckpointConf
 from app.core.hook import Hook
 from app.core.state import Run
 from app.errors import ConfigError
@@ -59,7 +60,7 @@ def a_run(folder: Path, **fields: Any) -> Run:
 
 def saved(folder: Path) -> list[str]:
     """The names of the complete checkpoints."""
-    return sorted(each.name for each in Store(folder / "checkpoints").manifests())
+    return sorted(each.name for each in CheckpointDir(folder / "checkpoints").manifests())
 
 
 def trained(folder: Path, hook: Checkpoint, *others: Hook, **fields: Any) -> Run:
@@ -146,15 +147,21 @@ def test_nan_never_wins(tmp_path: Path) -> None:
         ({"interval": 0}, "hooks.checkpoint.interval must be >= 1, or -1 .* got 0"),
         ({"filename": "epoch"}, "hooks.checkpoint.filename must be .* got 'epoch'"),
         ({"filename": "../{}"}, "hooks.checkpoint.filename must be"),
-        ({"save_best": "topp1"}, "hooks.checkpoint.save_best: there is no metric 'topp1'"),
+        ({"filename": "a b{}"}, "hooks.checkpoint.filename must be .* got 'a b{}'"),
+        ({"filename": ".{}"}, "hooks.checkpoint.filename must be"),
+        ({"save_best": 3}, "hooks.checkpoint.save_best must be a metric's name"),
         ({"save_best": ["top1", "loss"], "rule": ["less"] * 3}, "hooks.checkpoint.rule has 3 entries for 2"),
+        ({"rule": "less"}, "rule=less has no effect without hooks.checkpoint.save_best"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_training(
-    tmp_path: Path, arguments: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Checkpoint(**arguments).attach(a_run(tmp_path))
+def test_what_makes_no_sense_is_a_problem_of_the_configuration(arguments: dict[str, Any], message: str) -> None:
+    (problem,) = CheckpointConf(**arguments).problems()
+    assert re.search(message, problem)
+
+
+def test_an_unknown_metric_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"hooks.checkpoint.save_best: there is no metric 'topp1'"):
+        Checkpoint(save_best="topp1").attach(a_run(tmp_path))
 
 
 class StopAt(Hook):
@@ -235,7 +242,7 @@ def broken_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         if disk.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("app.checkpoint.store.check_space", check_space)
+    monkeypatch.setattr("app.checkpoint.directory.check_space", check_space)
     return disk
 
 
@@ -298,9 +305,9 @@ def test_masks_may_hold_infinities() -> None:
 
 def test_at_most_one_save_is_in_flight_and_the_snapshot_is_of_its_step(tmp_path: Path) -> None:
     gate = threading.Event()
-    real, running = Store.save, [0]
+    real, running = CheckpointDir.save, [0]
 
-    def slow(store: Store, state: Any, entry: Any) -> str:
+    def slow(store: CheckpointDir, state: Any, entry: Any, best: Any = ()) -> str:
         running[0] += 1
         assert running[0] == 1
         gate.wait(0.05)
@@ -316,7 +323,7 @@ def test_at_most_one_save_is_in_flight_and_the_snapshot_is_of_its_step(tmp_path:
             weights[run.state.progress.step] = run.state.model.state_dict()["0.weight"].clone()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Store, "save", slow)
+        patch.setattr(CheckpointDir, "save", slow)
         trained(tmp_path, Checkpoint(by_epoch=False), Watch())
     for step in range(1, 10):
         state = contents.load(tmp_path / "checkpoints" / f"iter_{step}.pth")

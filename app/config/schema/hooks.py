@@ -3,12 +3,15 @@
 So the fields below are the constructor's arguments, and nothing repeats them. No torch here.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import II, MISSING
+from omegaconf import MISSING
 
 from app.config.schema.knob import knob
+from app.suggest import did_you_mean
 
 PRIORITIES = {
     "HIGHEST": 0,
@@ -22,6 +25,9 @@ PRIORITIES = {
     "LOWEST": 100,
 }
 """The names that `hooks.NAME.priority` takes beside a number; lower runs first (MMEngine's table)."""
+
+FILENAME = re.compile(r"(?!\.)[\w.-]*\{\}[\w.-]*")
+"""A checkpoint's file name: it stays in its folder, visible, whatever the number."""
 
 PRIORITY = "Place in the call order: 0 to 100, or HIGHEST, VERY_HIGH, HIGH, ABOVE_NORMAL, NORMAL, BELOW_NORMAL, LOW, VERY_LOW, LOWEST; lower runs first."
 
@@ -46,9 +52,7 @@ class CheckpointConf(HookConf):
     interval: int = knob(
         1, "Save every so many epochs (iterations when by_epoch=false). -1: no checkpoint is ever written.", ge=-1
     )
-    by_epoch: bool = knob(
-        II("train.by_epoch"), "The unit of interval and save_begin; follows train.by_epoch unless set."
-    )
+    by_epoch: bool | None = knob(None, "The unit of interval and save_begin. null: that of train.by_epoch.")
     every_minutes: float | None = knob(
         None, "Also save when this many minutes have passed since the last save. null: off.", gt=0
     )
@@ -70,6 +74,45 @@ class CheckpointConf(HookConf):
         None, "File name with one pair of braces for the number. null: `epoch_{}` or `iter_{}`."
     )
     async_save: bool = knob(True, "Write in the background; the loop waits for the snapshot only.")
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with a key alone, or with two together."""
+        key = "hooks.checkpoint"
+        if self.interval == 0:
+            yield f"{key}.interval must be >= 1, or -1 for no checkpoint at all, got 0"
+        if self.filename is not None and not FILENAME.fullmatch(self.filename):
+            yield (
+                f"{key}.filename must be letters, digits, '_', '-' and '.' with one pair of braces for the number, "
+                f"like epoch_{{}}; got {self.filename!r}"
+            )
+        if self.save_best is not None and not isinstance(self.save_best, (str, list)):
+            yield f"{key}.save_best must be a metric's name, a list of them, auto or null; got {self.save_best!r}"
+            return
+        rules = self.rule if isinstance(self.rule, list) else [] if self.rule is None else [self.rule]
+        for rule in rules:
+            if rule not in ("greater", "less"):
+                near = did_you_mean(str(rule), ("greater", "less"))
+                yield f"{key}.rule must be greater or less, got {rule!r}{near}"
+        if rules and self.save_best is None:
+            yield f"{key}.rule={self.rule} has no effect without {key}.save_best"
+        elif rules and len(rules) not in (1, len(self.listed_best())):
+            counts = f"{len(rules)} entries for {len(self.listed_best())} of save_best"
+            yield f"{key}.rule has {counts}; give one for each, or just one"
+
+    def listed_best(self) -> list[str]:
+        """`save_best` as a list."""
+        return (
+            self.save_best if isinstance(self.save_best, list) else [] if self.save_best is None else [self.save_best]
+        )
+
+    def listed_rules(self) -> list[str | None]:
+        """The rule of each of `listed_best`; None: known from the metric itself."""
+        rules = self.rule if isinstance(self.rule, list) else [self.rule]
+        return rules * len(self.listed_best()) if len(rules) == 1 else rules
+
+    def pattern(self) -> str:
+        """The file's name with braces for the number, without `.pth`."""
+        return (self.filename or ("epoch_{}" if self.by_epoch else "iter_{}")).removesuffix(".pth")
 
 
 @dataclass(eq=False, repr=False)

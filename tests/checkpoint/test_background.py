@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.checkpoint.saver import LARGE_BYTES, Saver, Snapshot
+from app.checkpoint.background import LARGE_BYTES, BackgroundWriter, Snapshot
 from app.checkpoint.tree import plain, tensor_bytes, tensors
 
 LARGE = LARGE_BYTES // 4 + 7
@@ -82,7 +82,7 @@ def test_a_snapshot_draws_no_random_numbers(threads: ThreadPoolExecutor) -> None
 
 @pytest.mark.parametrize("in_background", [True, False])
 def test_result_and_error_come_out_once(in_background: bool) -> None:
-    saver = Saver(in_background)
+    saver = BackgroundWriter(in_background)
 
     def fail(state: Any) -> str:
         raise OSError("full")
@@ -101,7 +101,7 @@ def test_result_and_error_come_out_once(in_background: bool) -> None:
 
 
 def test_the_caller_does_not_wait_for_the_write() -> None:
-    saver, gate = Saver(), threading.Event()
+    saver, gate = BackgroundWriter(), threading.Event()
     weight = torch.ones(1)
 
     def write(state: Any) -> str:

@@ -17,7 +17,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ import torch
 
 from app.checkpoint import manifest as manifests
 from app.checkpoint.manifest import Manifest
+from app.checkpoint.space import check_space, save_error
 from app.checkpoint.tree import tensor_bytes
-from app.checkpoint.writer import check_space, save_error
 from app.errors import CannotWrite, CheckpointError
 from app.files import sync_folder, temporaries, write_temporary
 
@@ -36,25 +36,7 @@ MARGIN_BYTES = 1 << 20
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Save:
-    """What to write, and as what."""
-
-    stem: str
-    """File name without `.pth`; a name that is taken gets a number."""
-    step: int
-    epoch: int
-    evaluated: int
-    kind: str
-    periodic: bool
-    """Keep it by its own name; false: only as the best by `best`."""
-    best: Sequence[str] = ()
-    """Metrics that this is the best checkpoint by."""
-    metrics: Mapping[str, float] | None = None
-    config_sha256: str = ""
-
-
-class Store:
+class CheckpointDir:
     """Writes into one checkpoint folder. One process at a time: whoever holds the run folder."""
 
     def __init__(self, folder: Path, metrics: Sequence[str] = (), keep: int = -1) -> None:
@@ -94,38 +76,33 @@ class Store:
                 found.append(manifests.read(path))
         return sorted(found, key=lambda each: each.order)
 
-    def save(self, state: Mapping[str, Any], entry: Save) -> str:
-        """Writes `state`, commits it under all its names, then prunes; returns the file name.
+    def save(self, state: Mapping[str, Any], entry: Manifest, best: Sequence[str] = ()) -> str:
+        """Write `state`, commit it under all its names, then prune; return the file name.
+
+        Args:
+            state: see `contents.collect`.
+            entry: what it is; its name gets a number where it is taken. Without `periodic`, only the best are named.
+            best: the metrics that it is the best by.
 
         Raises:
             SaveError: nothing of it exists then, unless the error came after the commit.
         """
-        stems = [f"best_{slug(metric)}_{entry.stem}" for metric in entry.best] + [entry.stem] * entry.periodic
-        stems = [self._free(stem) for stem in stems]
-        path = self.folder / f"{stems[-1]}.pth"
+        stems = [f"best_{slug(metric)}_{entry.stem}" for metric in best] + [entry.stem] * entry.periodic
+        names = [f"{self._free(stem)}.pth" for stem in stems]
+        path = self.folder / names[-1]
         needed_bytes = tensor_bytes(state) + MARGIN_BYTES
         try:
             check_space(path, needed_bytes)
             temporary, digest = write_temporary(path, lambda file: torch.save(state, file))  # type: ignore[arg-type]
-            common = Manifest(
-                name=path.name,
-                size=digest.size,
-                sha256=digest.sha256,
-                step=entry.step,
-                epoch=entry.epoch,
-                evaluated=entry.evaluated,
-                kind=entry.kind,
-                config_sha256=entry.config_sha256,
-                metrics=dict(entry.metrics or {}),
-            )
-            best = [
-                replace(common, name=f"{stem}.pth", best=metric, periodic=False)
-                for stem, metric in zip(stems, entry.best, strict=False)
+            written = replace(entry, name=path.name, size=digest.size, sha256=digest.sha256)
+            entries = [
+                replace(written, name=name, best=metric, periodic=False)
+                for name, metric in zip(names, best, strict=False)
             ]
-            self._commit(temporary, best + [common] * entry.periodic)
+            self._commit(temporary, entries + [written] * entry.periodic)
         except OSError as error:
             raise save_error(path, error, needed_bytes) from error
-        self._prune(common, {each.name for each in best}, entry.best)
+        self._prune(written, {each.name for each in entries}, best)
         return path.name
 
     def _commit(self, temporary: Path, entries: Sequence[Manifest]) -> None:
@@ -161,7 +138,7 @@ class Store:
         Raises:
             SaveError: nothing of the one that could not be copied is left.
         """
-        others = [each for each in Store(source).manifests() if each.evaluated == each.step]
+        others = [each for each in CheckpointDir(source).manifests() if each.evaluated == each.step]
         own = {(each.best, each.step) for each in self.manifests()}
         missing = []
         for metric, step in steps.items():

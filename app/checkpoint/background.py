@@ -64,7 +64,7 @@ def _copy_bits(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     np.copyto(target, source)
 
 
-class Saver:
+class BackgroundWriter:
     """At most one save in flight. Its result, or its error, comes out of the next `poll` or `drain`, once."""
 
     def __init__(self, in_background: bool = True) -> None:
