@@ -54,13 +54,17 @@ def read_weights(location: str, what: str = "load_from", prefix: str | None = No
     path = local_file(location)
     recovery.verify(path)
     content = torch_file.read(path)
-    entries, metadata = _unwrap(*_state_dict(content, path), path)
+    try:
+        entries, metadata = _unwrap(*_state_dict(content, path), path)
+        saved = content.get("data") if _is_ours(content) else None
+        classes = None if saved is None else [str(name) for name in saved["classes"]]
+    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):  # a stranger's, made to look like ours
+        raise CheckpointError(f"{path} is not a checkpoint: its entries are not what their names say") from None
     if prefix is not None:
         heads = sorted(_heads(entries))
         entries, metadata = _below(prefix, entries, metadata)
         if not entries:
             raise CheckpointError(f"{what}: no entry of {path} begins with {prefix!r}; it has {some(heads)}")
-    classes = content["data"]["classes"] if _is_ours(content) and "data" in content else None
     return Weights(entries, metadata, classes, f"{what}={shown(location)}")
 
 
@@ -162,7 +166,8 @@ def _state_dict(content: Any, path: Path) -> tuple[Mapping[str, Any], Mapping[st
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights by name")
     if _is_ours(content):
         where = content["evaluated"] if "evaluated" in content else _evaluated_in_0_1(content.get("config", ""))
-        average = (content["hooks"].get(where[0]) or {}).get(where[1]) if where else None
+        hook, entry = where or ("", "")
+        average = (content["hooks"].get(hook) or {}).get(entry)
         # An average has no state of modules beside their tensors: the model's is taken.
         return content["model"] | (average or {}), content.get("model_metadata", {})
     for key in NESTED:

@@ -230,3 +230,24 @@ def test_weights_only_and_foreign_files_cannot_be_resumed_from(tmp_path: Path) -
 def test_a_module_s_format_version_survives(tmp_path: Path) -> None:
     state = stored(trained(tmp_path), tmp_path / "x.pth")
     assert state["model_metadata"]["1"] == {"version": 2}  # of batch norm: without it, num_batches_tracked is reset
+
+
+def test_a_file_without_a_newer_field_is_restored_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new field is one entry of FIELDS: files of version 0.1 do not have it."""
+    run = trained(tmp_path)
+    old = stored(run, tmp_path / "old.pth")
+    del old["evaluated"]  # the one that came after 0.1
+    assert contents.restore(a_run(tmp_path), old) == []
+    lucky = contents.Field(lambda run: 7, lambda run, state: [f"lucky {state['lucky']}"])
+    monkeypatch.setitem(contents.FIELDS, "lucky", lucky)
+    (note,) = contents.restore(a_run(tmp_path), old, "old.pth")
+    assert note == "old.pth is of an older version and holds no lucky: it begins anew"
+    assert contents.restore(a_run(tmp_path), stored(run, tmp_path / "new.pth")) == ["lucky 7"]
+
+
+def test_the_origin_of_a_run_is_in_its_checkpoints(tmp_path: Path) -> None:
+    run = a_run(tmp_path, origin={"versions": {"torch": "9"}, "git_commit": "abc"})
+    state = stored(run, tmp_path / "x.pth")
+    assert (state["versions"], state["git_commit"]) == ({"torch": "9"}, "abc")

@@ -54,10 +54,14 @@ FILES: dict[str, tuple[Any, float]] = {
     "compiled and distributed": ({"model": prefixed("module._orig_mod.", 2)}, 2),
     "compiled outside": (prefixed("_orig_mod.module.", 2), 2),
     "ours": (OURS | {"model": filled(2), "hooks": {}, "config": "hooks: {}"}, 2),
-    "ours with an average": (
+    "0.1 with an average": (
         OURS | {"model": filled(2), "hooks": {"ema": {"average": filled(7)}},
                 "config": "hooks: {ema: {evaluate_on_ema: true}}"}, 7),
-    "ours with an average that was not evaluated": (
+    "ours that names the average": (
+        OURS | {"model": filled(2), "hooks": {"mean": {"weights": filled(7)}}, "evaluated": ["mean", "weights"]}, 7),
+    "ours that names none": (
+        OURS | {"model": filled(2), "hooks": {"ema": {"average": filled(7)}}, "evaluated": None}, 2),
+    "0.1 with an average that was not evaluated": (
         OURS | {"model": filled(2), "hooks": {"ema": {"average": filled(7)}},
                 "config": "hooks: {ema: {evaluate_on_ema: false}}"}, 2),
 }  # fmt: skip
@@ -134,6 +138,17 @@ def test_prefix(tmp_path: Path) -> None:
     assert line.startswith("model.init.checkpoint=")
     with pytest.raises(CheckpointError, match=r"no entry of .* begins with 'head.'; it has backbone., neck."):
         load_pretrained(model, str(tmp_path / "x.pth"), "head.")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"evaluated": 3}, {"evaluated": ["ema", "average"], "hooks": {"ema": torch.zeros(1)}}, {"data": {"classes": 3}},
+     {"config": "a: [", "hooks": {}}, {"model_metadata": [1]}],
+)  # fmt: skip
+def test_a_file_that_only_looks_like_ours_is_an_error_of_the_file(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    torch.save(OURS | {"model": filled(2), "hooks": {}, "config": ""} | wrong, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x.pth is not a checkpoint: its entries"):
+        read_weights(str(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"state_dict": {"epoch": 3}}, torch.zeros(2)])
