@@ -58,7 +58,7 @@ def read_weights(location: str, what: str = "load_from", prefix: str | None = No
         entries, metadata = _unwrap(*_state_dict(content, path), path)
         saved = content.get("data") if _is_ours(content) else None
         classes = None if saved is None else [str(name) for name in saved["classes"]]
-    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):  # a stranger's, made to look like ours
+    except (AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):  # a stranger's, made to look like ours
         raise CheckpointError(f"{path} is not a checkpoint: its entries are not what their names say") from None
     if prefix is not None:
         heads = sorted(_heads(entries))
@@ -165,11 +165,10 @@ def _state_dict(content: Any, path: Path) -> tuple[Mapping[str, Any], Mapping[st
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not weights by name")
     if _is_ours(content):
-        where = content["evaluated"] if "evaluated" in content else _evaluated_in_0_1(content.get("config", ""))
-        hook, entry = where or ("", "")
-        average = (content["hooks"].get(hook) or {}).get(entry)
+        where = content["evaluated"] if "evaluated" in content else _evaluated_in_0_1(content)
+        average = content["hooks"][where[0]][where[1]] if where else {}
         # An average has no state of modules beside their tensors: the model's is taken.
-        return content["model"] | (average or {}), content.get("model_metadata", {})
+        return content["model"] | average, content.get("model_metadata", {})
     for key in NESTED:
         inner = content.get(key)
         if isinstance(inner, Mapping) and any(isinstance(value, torch.Tensor) for value in inner.values()):
@@ -177,10 +176,11 @@ def _state_dict(content: Any, path: Path) -> tuple[Mapping[str, Any], Mapping[st
     return content, getattr(content, "_metadata", {})
 
 
-def _evaluated_in_0_1(config: str) -> list[str] | None:
-    """What `contents.FIELDS` names in later files."""
-    hooks = (yaml.safe_load(config) or {}).get("hooks") or {}
-    return ["ema", "average"] if (hooks.get("ema") or {}).get("evaluate_on_ema", True) else None
+def _evaluated_in_0_1(content: Mapping[str, Any]) -> list[str] | None:
+    """What later files name themselves: hook and entry with the weights that were evaluated."""
+    hooks = (yaml.safe_load(content.get("config", "")) or {}).get("hooks") or {}
+    averaged = "ema" in content["hooks"] and (hooks.get("ema") or {}).get("evaluate_on_ema", True)
+    return ["ema", "average"] if averaged else None
 
 
 def _unwrap(
