@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -47,7 +48,29 @@ def main(config: DictConfig) -> float:
     value = 1.0 / (1.0 + (config.randomness.seed or 0))
     (folder / "times.json").write_text(json.dumps([os.environ.get("CUDA_VISIBLE_DEVICES"), begun, time.time()]))
     (folder / "DONE.json").write_text(json.dumps({"metric": "val/top1", "best": value, "step": 1, "length": 30}))
+    if "TOY_TORN_RESULT" in os.environ:
+        tear_result(folder)
+    if "TOY_FILLS" in os.environ:
+        fill(Path(os.environ["TOY_FILLS"]))
     return value
+
+
+def tear_result(folder: Path) -> None:
+    """Leave half a result, as a job does that is killed while it writes one."""
+
+    def tear() -> None:
+        (folder / ".result.json").write_text('{"value": 0.')
+
+    atexit.register(tear)
+
+
+def fill(path: Path) -> None:
+    """Take all that is left of a file system."""
+    with path.open("ab", buffering=0) as file:
+        for size in (1 << 16, 1):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
 
 
 if __name__ == "__main__":
