@@ -130,35 +130,30 @@ class CheckpointDir:
                 _discard(path)
             raise
 
-    def adopt_best(self, source: Path, steps: Mapping[str, int]) -> list[str]:
-        """Link or copy the best checkpoints, by metric and step, from the folder of the run that this one goes on from.
+    def find_best(self, metric: str, step: int) -> Manifest | None:
+        """The intact checkpoint of an evaluation at `step`: the best by `metric`, or a periodic one."""
+        found = [each for each in self.manifests() if each.step == each.evaluated == step]
+        for each in sorted(found, key=lambda each: each.best == metric, reverse=True):
+            with suppress(CheckpointError):
+                manifests.verify(self.folder, each)
+                return each
+        return None
 
-        Returns the metrics whose best is no longer there.
-
-        Raises:
-            SaveError: nothing of the one that could not be copied is left.
-        """
-        others = [each for each in CheckpointDir(source).manifests() if each.evaluated == each.step]
+    def adopt_best(self, source: CheckpointDir, steps: Mapping[str, int]) -> None:
+        """Link or copy the best checkpoints, by metric and step, from the folder that this run was resumed from."""
         own = {(each.best, each.step) for each in self.manifests()}
-        missing = []
         for metric, step in steps.items():
-            if (metric, step) in own:
+            entry = None if (metric, step) in own else source.find_best(metric, step)
+            if entry is None:
                 continue
-            found = [each for each in others if each.step == step and each.best in (metric, None)]
-            try:
-                entry = max(found, key=lambda each: each.best == metric)
-                manifests.verify(source, entry)
-            except (ValueError, CheckpointError):
-                missing.append(metric)
-                continue
-            stem = self._free(f"best_{slug(metric)}_{entry.stem.removeprefix(f'best_{slug(metric)}_')}")
+            prefix = f"best_{slug(metric)}_"
+            stem = self._free(prefix + entry.stem.removeprefix(prefix))
             temporary = self.folder / f".{stem}.pth.{os.getpid()}.tmp"
             try:
-                _link_or_copy(source / entry.name, temporary)
+                _link_or_copy(source.folder / entry.name, temporary)
                 self._commit(temporary, [replace(entry, name=f"{stem}.pth", best=metric, periodic=False)])
             except OSError as error:
-                raise save_error(self.folder / f"{stem}.pth", error, entry.size) from error
-        return missing
+                logger.warning("cannot bring the best by %s from %s: %s", metric, source.folder, error.strerror)
 
     def best_path(self, metric: str) -> Path:
         """The name for people of the best checkpoint by one of `metrics`."""

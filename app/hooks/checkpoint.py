@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ class Checkpoint(CheckpointConf, Hook):
         """The same as `_beaten`, of the save that is being written."""
         self._writer = BackgroundWriter(in_background=self.async_save)
         self._directory: CheckpointDir | None = None
+        self._source: CheckpointDir | None = None
+        """Another run's folder, which the best checkpoints are brought from once this run has one of its own to go on
+        from: until then a restarted job begins at that run's newest, not at its best."""
         self._failures = self._stop_code = 0
         self._problem = ""
 
@@ -125,13 +129,14 @@ class Checkpoint(CheckpointConf, Hook):
         home = source.resolve().parent
         if self._directory is None or home == self._directory.folder.resolve():
             return
-        steps = {name: int(best["step"]) for name, best in self.best.items() if name in self.rules}
-        for name in self._directory.adopt_best(home, steps):
-            logger.warning(
-                "the best checkpoint by %s, of step %d, is no longer in %s: the best from here on is kept",
-                name, steps[name], home,
-            )  # fmt: skip
-            del self.best[name]
+        self._source = CheckpointDir(home)
+        for name, best in list(self.best.items()):
+            if name in self.rules and self._source.find_best(name, int(best["step"])) is None:
+                logger.warning(
+                    "the best checkpoint by %s, of step %d, is no longer in %s: the best from here on is kept",
+                    name, best["step"], home,
+                )  # fmt: skip
+                del self.best[name]
 
     def _is_better(self, name: str, value: float) -> bool:
         if not math.isfinite(value):
@@ -185,8 +190,20 @@ class Checkpoint(CheckpointConf, Hook):
             config_sha256=config_sha256(run),
         )
         run.visualizer.flush()
-        write = _writing(self._directory, entry, list(self._in_flight), run)
-        self._writer.submit(state, write)
+        best = list(self._in_flight)
+        parameters = frozenset(name for name, _ in run.state.model.named_parameters())
+        steps = {name: int(best["step"]) for name, best in self.best.items() if name in self.rules}
+
+        def write(state: Mapping[str, Any], directory: CheckpointDir, source: CheckpointDir | None) -> str:
+            if (name := nonfinite(state["model"], parameters)) is not None:
+                raise DataError(f"{name} is not finite at step {entry.step}: not saved")
+            run.visualizer.sync()  # a curve reaches as far as the checkpoint, even after a power cut
+            name = directory.save(state, entry, best)
+            if source is not None:
+                directory.adopt_best(source, steps)
+            return name
+
+        self._writer.submit(state, partial(write, directory=self._directory, source=self._source))
 
     def _save_last(self, run: Run) -> None:
         """What is still to be saved at the end; a failure is tried once more, now that nothing else is going on."""
@@ -210,7 +227,7 @@ class Checkpoint(CheckpointConf, Hook):
             self._take_back(error)
             return
         if name is not None:
-            self._failures = 0
+            self._failures, self._source = 0, None
             logger.info("saved %s", name)
 
     def _take_back(self, error: SaveError | DataError) -> None:
@@ -234,25 +251,6 @@ class Checkpoint(CheckpointConf, Hook):
         code = run.world.agree(self._stop_code)
         if code and run.exit_code != code:
             run.stop_reason, run.exit_code = self._problem or "rank 0 cannot save", code
-
-
-def _writing(
-    directory: CheckpointDir, entry: Manifest, best: list[str], run: Run
-) -> Callable[[Mapping[str, Any]], str]:
-    """The function that writes a state in the background and returns the file's name.
-
-    It raises DataError, naming the first entry of the model, for weights that are not finite, and SaveError.
-    """
-    parameters = frozenset(name for name, _ in run.state.model.named_parameters())
-
-    def write(state: Mapping[str, Any]) -> str:
-        name = nonfinite(state["model"], parameters)
-        if name is not None:
-            raise DataError(f"{name} is not finite at step {entry.step}: not saved")
-        run.visualizer.sync()  # a curve reaches as far as the checkpoint, even after a power cut
-        return directory.save(state, entry, best)
-
-    return write
 
 
 def _is_over(run: Run) -> bool:

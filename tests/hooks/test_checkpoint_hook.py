@@ -349,7 +349,7 @@ def test_an_unwritable_folder_is_found_before_training(tmp_path: Path, caplog: p
     assert getattr(caught.value, "exit_code", None) == 73
 
 
-def test_a_run_that_goes_on_elsewhere_has_its_best_there(run_app: RunApp) -> None:
+def test_a_run_that_goes_on_elsewhere_has_its_best_there(run_app: RunApp, tmp_path: Path) -> None:
     tiny = ("data.limit_train=64", "data.limit_val=32", "data.batch_size=16", "model=mlp", "schedule.warmup=0")
     first = run_app("first", *tiny, "train.max_epochs=2", "optim.lr=0.01")
     source = first / "checkpoints" / "epoch_2.pth"
@@ -358,6 +358,12 @@ def test_a_run_that_goes_on_elsewhere_has_its_best_there(run_app: RunApp) -> Non
     best = second / "checkpoints" / "best.pth"
     assert best.read_bytes() == (first / "checkpoints" / "best.pth").read_bytes()
     assert re.search(rf"best val/top1 \S+ at epoch \d: .*{best.relative_to(second)}", (second / "app.log").read_text())
+
+    begun = Checkpoint()  # as a job that is killed before its first save: a restart must not begin at the best
+    begun.attach(a_run(tmp_path / "begun"))
+    begun.load_state_dict(contents.load(source)["hooks"]["checkpoint"])
+    begun.restored(a_run(tmp_path / "begun"), source)
+    assert list((tmp_path / "begun" / "checkpoints").iterdir()) == []
 
     for path in (first / "checkpoints").glob("*1*"):  # what step 4 left, and the names of best ones
         path.unlink()
