@@ -1,4 +1,4 @@
-"""Saving in the background: a snapshot into buffers that are used again, and a thread that writes it."""
+"""Write in the background: copy the state into reused buffers, and hand the copy to a thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Snapshot:
         self._buffers: list[torch.Tensor] = []
 
     def take(self, state: Any) -> Any:
-        """`state` with every tensor copied; valid until the next call. Draws no random numbers."""
+        """Return `state` with every tensor copied; valid until the next call. Draws no random numbers."""
         old, self._buffers = iter(self._buffers), []
         copies: dict[tuple[Any, ...], torch.Tensor] = {}
         large: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -76,11 +76,11 @@ class BackgroundWriter:
 
     @property
     def busy(self) -> bool:
-        """There is a save whose end nobody has asked for."""
+        """True while the result of a save has not been asked for."""
         return self._future is not None
 
     def submit(self, state: Any, write: Callable[[Any], str]) -> None:
-        """Calls `write` with a copy of `state` in the background. The save before must have been drained."""
+        """Call `write` with a copy of `state` in the background. The save before must have been drained."""
         assert self._future is None
         if not self.in_background:
             self._future = Future()
@@ -92,16 +92,16 @@ class BackgroundWriter:
         self._future = self._threads.submit(write, self._snapshot.take(state))
 
     def poll(self) -> str | None:
-        """What `write` returned, or its error; None while it runs or when there is none."""
+        """Return what `write` returned, or raise its error; None while it runs or when there is none."""
         return self.drain() if self._future is not None and self._future.done() else None
 
     def drain(self) -> str | None:
-        """The same, after waiting for its end; None when there is none."""
+        """Wait for the save in flight and do the same; None when there is none."""
         if self._future is None:
             return None
         future, self._future = self._future, None
         return future.result()
 
     def close(self) -> None:
-        """Ends the threads; a save in flight is completed."""
+        """End the threads; a save in flight is completed."""
         self._threads.shutdown(wait=True)

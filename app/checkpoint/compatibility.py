@@ -1,4 +1,4 @@
-"""What a run that goes on may not change: model, optimizer, classes, and in mid-epoch the batch."""
+"""Compare a run with the checkpoint it is resumed from: model, optimizer, classes, and in mid-epoch the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.errors import CheckpointError
 
 
 def check(run: Run, state: Mapping[str, Any], source: object) -> list[str]:
-    """Compares a freshly built run with a collected state; returns what a person should know, one line each.
+    """Compare a freshly built run with a collected state; return what a person should know, one line each.
 
     Raises:
         CheckpointError: naming what does not fit, and the remedy.

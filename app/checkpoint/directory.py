@@ -1,4 +1,4 @@
-"""The checkpoint folder of a run: durable saves, the newest intact one, the best ones, pruning.
+"""The checkpoint folder of a run: durable saves, the best ones, pruning.
 
     epoch_3.pth  epoch_3.json                        a checkpoint and its manifest
     best_top1_epoch_3.pth  best_top1_epoch_3.json    the best by a metric: a hard link, or the only copy off schedule
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointDir:
-    """Writes into one checkpoint folder. One process at a time: whoever holds the run folder."""
+    """One checkpoint folder, written by one process at a time: whoever holds the run folder."""
 
     def __init__(self, folder: Path, metrics: Sequence[str] = (), keep: int = -1) -> None:
         """Nothing is touched before `open`.
@@ -50,7 +50,7 @@ class CheckpointDir:
         self.folder, self.metrics, self.keep = folder, tuple(metrics), keep
 
     def open(self) -> None:
-        """Makes the folder, tries to write into it, and undoes what a crash left half done.
+        """Make the folder, try to write into it, and undo what a crash left half done.
 
         Raises:
             CannotWrite: with path, user and mode.
@@ -69,7 +69,7 @@ class CheckpointDir:
             ) from error
 
     def manifests(self) -> list[Manifest]:
-        """All readable ones, oldest first."""
+        """Read all readable manifests, oldest first."""
         found = []
         for path in self.folder.glob("*.json"):
             with suppress(CheckpointError):
@@ -106,7 +106,7 @@ class CheckpointDir:
         return path.name
 
     def _commit(self, temporary: Path, entries: Sequence[Manifest]) -> None:
-        """Gives the data of `temporary` its names, and each name its manifest; the last entry's comes last."""
+        """Give the data of `temporary` its names, and each name its manifest; the last entry's comes last."""
         intents: list[Path] = []
         try:
             for entry in entries:  # on disk before the data has a name: an orphan can be told from a foreign file
@@ -156,11 +156,11 @@ class CheckpointDir:
                 logger.warning("cannot bring the best by %s from %s: %s", metric, source.folder, error.strerror)
 
     def best_path(self, metric: str) -> Path:
-        """The name for people of the best checkpoint by one of `metrics`."""
+        """Path of the link to the best checkpoint by one of `metrics`."""
         return self.folder / ("best.pth" if self.metrics.index(metric) == 0 else f"best_{slug(metric)}.pth")
 
     def _point(self, best: Manifest) -> None:
-        """Lets `best.pth`, or `best_METRIC.pth` after the first metric, name this checkpoint."""
+        """Point `best.pth`, or `best_METRIC.pth` after the first metric, to this checkpoint."""
         if best.best not in self.metrics:
             return
         link = self.best_path(best.best)
@@ -221,7 +221,7 @@ class CheckpointDir:
 
 
 def slug(metric: str) -> str:
-    """A metric's name as part of a file name: without its phase, safe characters only."""
+    """Turn a metric's name into part of a file name: without its phase, safe characters only."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", metric.partition("/")[2] or metric)
 
 

@@ -96,7 +96,7 @@ def read(path: Path) -> Manifest:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Raises CheckpointError when the file of `manifest` is missing or differs from what was written, UnreadableError
+    """Raise CheckpointError when the file of `manifest` is missing or differs from what was written, UnreadableError
     when nobody can tell.
 
     A file that this process has verified is not read again while its size and time stay the same.

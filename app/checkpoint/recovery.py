@@ -1,4 +1,4 @@
-"""Finding the checkpoint to go on from: the newest intact one, and what to do about those that are not."""
+"""Find the checkpoint to resume from: the newest intact one. Damaged ones are named and set aside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def newest_intact(folder: Path) -> Manifest | None:
-    """The newest checkpoint by step whose file is what was written; None when there is nothing at all.
+    """Return the newest checkpoint by step whose file is what was written; None when there is nothing at all.
 
     Damaged ones are named in one warning and set aside as `*.damaged`.
 
@@ -61,7 +61,7 @@ def newest_intact(folder: Path) -> Manifest | None:
 
 
 def manifest_of(path: Path) -> Manifest | None:
-    """The manifest of a checkpoint file, also of `best.pth`; None when it has none.
+    """Read the manifest of a checkpoint file, also of `best.pth`; None when it has none.
 
     Raises:
         CheckpointError: the manifest is damaged.
@@ -94,7 +94,7 @@ def weights_only(source: object) -> CheckpointError:
 
 
 def _refuse_silent_start(folder: Path, damaged: list[str], weights: list[Manifest]) -> None:
-    """Raises CheckpointError when there is something that looks like a checkpoint: never from zero in silence."""
+    """Raise CheckpointError when there is something that looks like a checkpoint: never from zero in silence."""
     if weights and not damaged:
         raise weights_only(folder / max(weights, key=lambda each: each.order).name)
     pending = {name.removesuffix(".json") for _, name in temporaries(folder)}

@@ -1,4 +1,4 @@
-"""Reading files of torch.save, from anyone: no code runs, no surprise in size, and errors that say what the file is."""
+"""Read files of torch.save and safetensors from anyone: no code runs, no size surprises, errors that name the file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load(path: Path) -> Any:
-    """What torch.save wrote: tensors, dicts, lists, numbers and strings only. Tensors are mapped, not read.
+    """Read what torch.save wrote: tensors, dicts, lists, numbers and strings only. Tensors are mapped, not read.
 
     Never falls back to the unsafe loader: that would leave the choice to the file.
 
@@ -82,7 +82,7 @@ def load(path: Path) -> Any:
 
 
 def impostor(head: bytes, size: int) -> str | None:
-    """What a file is that people download instead of a checkpoint, or None."""
+    """Name what people download instead of a checkpoint, or None."""
     text = head.lstrip()[:64].lower()
     if size == 0:
         return "empty"
