@@ -25,7 +25,7 @@ from app.core.speed import compile_forward, set_layout
 from app.core.speed import describe as describe_speed
 from app.core.state import DataFeed, Run, Schedule, TrainState
 from app.data.classes import in_order_of
-from app.data.feed import Feed, build_feed
+from app.data.feed import Feed
 from app.data.source import read_splits
 from app.errors import ConfigError, RunError
 from app.hooks.monitor import Monitor
@@ -122,13 +122,14 @@ def build_data(cfg: DictConfig, world: World, seed: int, classes: Sequence[str] 
     splits = read_splits(functools.partial(make, own), accepted)
     if classes is not None:
         splits = in_order_of(splits, classes, partial=cfg.mode == "test")
-    return build_feed(
+    return Feed(
         splits,
         {key: settings[key] for key in FEED_KEYS if key in settings},
         world=world,
         seed=seed,
         accumulate=cfg.train.accumulate,
         start_method=cfg.env.mp.start_method,
+        make=make,
     )
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 from app.config.schema.data import DataConf
 from app.core.ranks import World
-from app.data.feed import Feed, build_feed
+from app.data.feed import Feed
 from app.data.folder import folder
 from benchmarks.measure import Section, interleaved, ratio, spread
 
@@ -31,7 +31,7 @@ def our_feed(root: Path, side: int) -> Feed:
     fields = {item.name: item.default for item in dataclasses.fields(DataConf)}
     changes: dict[str, Any] = {"augment": ["resized_crop", "flip"], "image_size": side, "batch_size": BATCH}
     changes |= {"in_memory": False, "eval_batch_size": BATCH, "limit_train": IMAGES, "limit_val": IMAGES}
-    return build_feed(folder(str(root)), fields | changes, world=World(torch.device("cpu")), seed=0)
+    return Feed(folder(str(root)), fields | changes, world=World(torch.device("cpu")), seed=0)
 
 
 def their_loaders(root: Path, side: int) -> tuple[Iterable[Any], Iterable[Any]]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from app.config.schema.data import DataConf
 from app.core.ranks import World
-from app.data.feed import Feed, build_feed
+from app.data.feed import Feed
 from app.data.source import ImageTensor, Splits
 from app.models.small_cnn import SmallCNN
 from benchmarks.measure import Section, interleaved, ratio, spread
@@ -51,7 +51,7 @@ def our_feed(images: torch.Tensor, targets: torch.Tensor, batch_size: int) -> Fe
     fields |= {"augment": ["crop", "flip"], "batch_size": batch_size, "mean": [0.5], "std": [0.5]}
     part = ImageTensor(images, targets)
     splits = Splits(part, part, [str(number) for number in range(10)])
-    return build_feed(splits, fields, world=World(torch.device("cpu")), seed=0)
+    return Feed(splits, fields, world=World(torch.device("cpu")), seed=0)
 
 
 def our_batches(feed: Feed) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -12,7 +12,7 @@ from app.config.schema.data import DataConf
 from app.config.schema.model import LossConf, MetricsConf
 from app.config.schema.runtime import EnvConf
 from app.core import ranks
-from app.data.feed import build_feed
+from app.data.feed import Feed
 from app.data.source import ImageTensor, Splits
 from app.metrics.metrics import Metrics
 
@@ -32,7 +32,7 @@ def measure(world: ranks.World) -> dict[int, Any]:
         images = torch.randint(0, 256, (size, 1, 8, 8), dtype=torch.uint8, generator=generator)
         source = ImageTensor(images, torch.randint(10, (size,), generator=generator))
         train = ImageTensor(torch.zeros(64, 1, 8, 8, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64))
-        feed = build_feed(Splits(train, source, CLASSES), settings, world=world, seed=0)
+        feed = Feed(Splits(train, source, CLASSES), settings, world=world, seed=0)
         metrics = Metrics(metrics_conf, CLASSES, multi_label=False, loss=dataclasses.asdict(LossConf()))
         metrics.start(feed.eval_size("val"))
         with torch.inference_mode():

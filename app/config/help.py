@@ -174,7 +174,7 @@ def _augment_text() -> str:
     for name, node in AUGMENTS.items():
         lines.append(_wrapped(f"  {name:<17}", f"{_summary(node)} {_arguments(node)}"))
     lines += [
-        "  other names: classes of torchvision.transforms.v2",
+        "  other names: classes of torchvision.transforms.v2; one's own: 'mine: {_target_: mine.Blur, …}'",
         "",
         "data.batch_augment, a mapping such as '{mixup: {alpha: 0.2}}':",
     ]

@@ -1,6 +1,7 @@
 """Training augmentation of uint8 images, whole batches at a time; a function of (seed, epoch, index) for each image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -13,8 +14,13 @@ from app.errors import ConfigError
 Stage = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 """(images, indices, epoch) -> images: uint8 (n, channels, height, width) and the n keys of the images."""
 
-MIRRORS = {"flip": 3, "vflip": 2}
-"""Name -> the axis that is turned around."""
+Transform = Callable[[torch.Tensor], torch.Tensor]
+"""One uint8 image (channels, height, width) -> one of the same size."""
+Make = Callable[[Mapping[str, Any]], Any]
+"""Gives the object of a mapping with `_target_`."""
+
+FLIPS = {"flip": 3, "vflip": 2}
+"""Name -> the axis that is reversed."""
 TRANSFORMS = {
     "color": "ColorJitter",
     "randaugment": "RandAugment",
@@ -25,30 +31,45 @@ TRANSFORMS = {
 """Our names for classes of torchvision.transforms.v2."""
 
 
-def build_augmentation(recipe: Recipe, seed: int, crop_side: int | None = None) -> Stage:
+class Augmenter:
+    """Augments batches by any recipe; what a recipe needs is built when it comes into force."""
+
+    def __init__(self, seed: int, crop_side: int | None, make: Make | None) -> None:
+        self._seed, self._crop_side, self._make = seed, crop_side, make
+        self._recipe: Recipe = []
+        self._stage: Stage | None = None
+
+    def __call__(self, images: torch.Tensor, indices: torch.Tensor, epoch: int, recipe: Recipe) -> torch.Tensor:
+        if self._stage is None or recipe != self._recipe:
+            self._recipe = recipe
+            self._stage = build_augmentation(recipe, self._seed, self._crop_side, self._make)
+        return self._stage(images, indices, epoch)
+
+
+def build_augmentation(recipe: Recipe, seed: int, crop_side: int | None = None, make: Make | None = None) -> Stage:
     """Build all of `recipe` (as `parse_augment` gives it), one after the other.
 
     `resized_crop` gives images of `crop_side`; with None it is left out: the reader of image files has cropped them
-    already, out of the whole picture. What torchvision does is done image by image.
+    already, out of the whole picture. Classes of torchvision and of one's own are applied image by image.
 
     Raises:
-        ConfigError: torchvision refuses an argument.
+        ConfigError: a class refuses its arguments.
     """
     stages: list[Stage] = []
-    transforms = [(name, arguments) for name, arguments in recipe if name in TRANSFORMS or name[0].isupper()]
-    for name, arguments in recipe:
-        if name == "resized_crop" and crop_side is not None:
-            stages.append(resized_crop(seed, crop_side, **arguments))
-        elif name == "rotate":
-            stages.append(rotate(seed, **arguments))
-        elif name == "erase":
-            stages.append(erase(seed, **arguments))
-        elif name == "crop":
-            stages.append(crop(seed, **arguments))
-        elif name in MIRRORS:
-            stages.append(mirror(seed, name, **arguments))
-        elif transforms and name == transforms[0][0]:
-            stages.append(each(seed, [transform(*entry) for entry in transforms]))
+    rows = 0
+    for by_image, group in groupby(recipe, key=lambda entry: entry[0] not in BATCHED or "_target_" in entry[1]):
+        if by_image:
+            # Transforms in a row draw from one stream of random numbers; a second row must not draw the same ones.
+            stages.append(each(rng.mix(seed, rows) if rows else seed, [transform(*entry, make) for entry in group]))
+            rows += 1
+            continue
+        for name, arguments in group:
+            if name in FLIPS:
+                stages.append(flip(seed, name, **arguments))
+            elif name != "resized_crop":
+                stages.append(BATCHED[name](seed, **arguments))
+            elif crop_side is not None:
+                stages.append(resized_crop(seed, crop_side, **arguments))
 
     def augment(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         for stage in stages:
@@ -56,6 +77,11 @@ def build_augmentation(recipe: Recipe, seed: int, crop_side: int | None = None) 
         return images
 
     return augment
+
+
+def crop_of_files(recipe: Recipe) -> dict[str, Any] | None:
+    """Arguments of our `resized_crop`: image files are cropped as they are decoded, out of the whole picture."""
+    return next((given for name, given in recipe if name == "resized_crop" and "_target_" not in given), None)
 
 
 def crop(seed: int, padding: int, fill: int) -> Stage:
@@ -76,13 +102,13 @@ def crop(seed: int, padding: int, fill: int) -> Stage:
     return apply
 
 
-def mirror(seed: int, name: str, prob: float) -> Stage:
-    """Turns images around along an axis."""
+def flip(seed: int, name: str, prob: float) -> Stage:
+    """Flip: left and right, or up and down."""
 
     def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         chosen = _chosen(seed, epoch, indices, name, prob).to(torch.uint8).view(-1, 1, 1, 1)
-        # images + (mirrored - images) * chosen, modulo 256: torch.where takes three times as long for uint8 on a CPU
-        return images.flip(MIRRORS[name]).sub_(images).mul_(chosen).add_(images)
+        # images + (flipped - images) * chosen, modulo 256: torch.where takes three times as long for uint8 on a CPU
+        return images.flip(FLIPS[name]).sub_(images).mul_(chosen).add_(images)
 
     return apply
 
@@ -92,7 +118,7 @@ def _chosen(seed: int, epoch: int, indices: torch.Tensor, name: str, prob: float
 
 
 def erase(seed: int, prob: float, size: float) -> Stage:
-    """Blacks out a square of `size` of the shorter side at any place inside (arXiv:1708.04552, 1708.04896)."""
+    """Black out a square of `size` of the shorter side, anywhere inside (arXiv:1708.04552, 1708.04896)."""
 
     def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         height, width = images.shape[2:]
@@ -110,7 +136,7 @@ def erase(seed: int, prob: float, size: float) -> Stage:
 
 
 def rotate(seed: int, degrees: float) -> Stage:
-    """Turns by a uniform angle around the centre, bilinear, black outside."""
+    """Rotate by a uniform angle around the centre; bilinear, black outside."""
 
     def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         height, width = images.shape[2:]
@@ -153,8 +179,8 @@ def crop_parameters(
     return torch.stack([root_area, root_ratio, draws[:, 2], draws[:, 3]], 1)
 
 
-def each(seed: int, transforms: list[Callable[[torch.Tensor], torch.Tensor]]) -> Stage:
-    """Applies `transforms` image by image, the global generators seeded for each and put back afterwards."""
+def each(seed: int, transforms: list[Transform]) -> Stage:
+    """Apply `transforms` image by image, the global generators seeded for each and put back afterwards."""
 
     def apply(images: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         done = []
@@ -174,14 +200,19 @@ def each(seed: int, transforms: list[Callable[[torch.Tensor], torch.Tensor]]) ->
     return apply
 
 
-def transform(name: str, arguments: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A transform of torchvision.transforms.v2 by our name or its own."""
-    from torchvision.transforms import v2
-
+def transform(name: str, arguments: dict[str, Any], make: Make | None) -> Transform:
+    """The transform of a `_target_`, or of torchvision.transforms.v2 by our name or its own."""
+    target = arguments.get("_target_", "torchvision")
     try:
-        made = getattr(v2, TRANSFORMS.get(name, name))(**arguments)
+        if target == "torchvision":
+            from torchvision.transforms import v2
+
+            made = getattr(v2, TRANSFORMS.get(name, name))(**arguments)
+        else:
+            assert make is not None
+            made = make(arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"data.augment.{name}: torchvision refuses the arguments {arguments}: {error}") from error
+        raise ConfigError(f"data.augment.{name}: {target} refuses the arguments {arguments}: {error}") from error
 
     def apply(image: torch.Tensor) -> torch.Tensor:
         try:
@@ -189,13 +220,24 @@ def transform(name: str, arguments: dict[str, Any]) -> Callable[[torch.Tensor], 
         except Exception as error:
             found = f"{image.dtype} {tuple(image.shape)}"
             raise ConfigError(
-                f"data.augment.{name}: torchvision cannot apply it to an image of {found}: {error}"
+                f"data.augment.{name}: {target} cannot apply it to an image of {found}: {error}"
             ) from error
         if not isinstance(changed, torch.Tensor):
             raise ConfigError(f"data.augment.{name} must give back a tensor, got {type(changed).__name__}")
         return changed
 
     return apply
+
+
+BATCHED: dict[str, Callable[..., Stage]] = {
+    "resized_crop": resized_crop,
+    "crop": crop,
+    "rotate": rotate,
+    "flip": flip,
+    "vflip": flip,
+    "erase": erase,
+}
+"""Our augmentations of whole batches; all others are applied image by image."""
 
 
 def _sample(images: torch.Tensor, transforms: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.data.archive import CACHE
-from app.data.loader import LoaderPart
+from app.data.order import Request
 from app.data.source import ImageFiles, ImageTensor, Source, describe
+from app.data.worker_reader import WorkerReader
 from app.errors import CannotWrite, DataError
 from app.files import write_durable, write_json
 
 logger = logging.getLogger(__name__)
 
+CACHE = Path("outputs") / ".cache"
 SMALL_SIDE = 64
 """Files of larger images are decoded while training unless data.in_memory=true says otherwise."""
 WORTH_WORKERS = 4096
@@ -38,7 +39,7 @@ def should_hold(source: Source, in_memory: bool | str, side: int | None) -> bool
     return in_memory is True or (in_memory == "auto" and isinstance(source, ImageTensor))
 
 
-def hold(source: Source, loader: LoaderPart, side: int | None, on_error: str, training: bool) -> ImageTensor:
+def hold(source: Source, reader: WorkerReader, side: int | None, on_error: str, training: bool) -> ImageTensor:
     """Read all samples as evaluation sees them: into memory, or for `ImageFiles.cache` into a file that is mapped.
 
     Raises:
@@ -46,15 +47,15 @@ def hold(source: Source, loader: LoaderPart, side: int | None, on_error: str, tr
             part that gives other images in every epoch.
         CannotWrite: the cache.
     """
-    first = loader.load([0]).images
+    first = reader.fetch([0]).images
     if first.dtype != torch.uint8:
         raise DataError("data.in_memory=true needs uint8 or PIL images; this data set gives float ones")
-    shape = (len(loader), *first.shape[1:])
+    shape = (len(source), *first.shape[1:])
     if not isinstance(source, ImageFiles):
         if training:
-            _check_constant(source, loader)
+            _check_constant(source, reader)
     elif source.cache:
-        return _cached(CACHE / f"decoded-{_key(source, side, on_error)}", loader, shape)
+        return _cached(CACHE / f"decoded-{_key(source, side, on_error)}", reader, shape)
     size, memory = math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
         raise DataError(
@@ -63,33 +64,33 @@ def hold(source: Source, loader: LoaderPart, side: int | None, on_error: str, tr
         )
     begin = time.monotonic()
     images = torch.empty(shape, dtype=torch.uint8)
-    targets, _ = _fill(images, loader)
+    targets, _ = _fill(images, reader)
     logger.info("decoded %d images in %.1f s", len(images), time.monotonic() - begin)
     return ImageTensor(images, targets)
 
 
-def _check_constant(source: Source, loader: LoaderPart) -> None:
+def _check_constant(source: Source, reader: WorkerReader) -> None:
     """Raise DataError for a data set that augments by itself: held in memory, its first epoch would be its only one."""
-    for i in range(min(PROBED, len(loader))):
-        index = i * len(loader) // PROBED
-        if not torch.equal(loader.load([index], epoch=0).images, loader.load([index], epoch=1).images):
+    for i in range(min(PROBED, len(source))):
+        index = i * len(source) // PROBED
+        if not torch.equal(reader.fetch([index], epoch=0).images, reader.fetch([index], epoch=1).images):
             raise DataError(
                 f"data.in_memory=true: {describe(source, index)} is another image in every epoch: this data set "
                 "augments by itself; set data.in_memory=auto, or augment with data.augment"
             )
 
 
-def _cached(folder: Path, loader: LoaderPart, shape: tuple[int, ...]) -> ImageTensor:
+def _cached(folder: Path, reader: WorkerReader, shape: tuple[int, ...]) -> ImageTensor:
     """The images and targets of `folder`, which is made where it is not there or cannot be read."""
-    found = _open(folder, loader, shape)
+    found = _open(folder, reader, shape)
     if found is None:
-        _write(folder, loader, shape)
-        found = _open(folder, loader, shape)
+        _write(folder, reader, shape)
+        found = _open(folder, reader, shape)
         assert found is not None
     return found
 
 
-def _open(folder: Path, loader: LoaderPart, shape: tuple[int, ...]) -> ImageTensor | None:
+def _open(folder: Path, reader: WorkerReader, shape: tuple[int, ...]) -> ImageTensor | None:
     if not folder.exists():
         return None
     try:
@@ -100,19 +101,19 @@ def _open(folder: Path, loader: LoaderPart, shape: tuple[int, ...]) -> ImageTens
         return None
     if images.shape != shape:
         return None
-    loader.report({int(index): reason for index, reason in skipped.items()})
+    reader.report({int(index): reason for index, reason in skipped.items()})
     logger.info("decoded images are read from %s", folder)
     return ImageTensor(torch.from_numpy(images), torch.from_numpy(targets))
 
 
-def _write(folder: Path, loader: LoaderPart, shape: tuple[int, ...]) -> None:
+def _write(folder: Path, reader: WorkerReader, shape: tuple[int, ...]) -> None:
     """Decode into a folder beside `folder` and rename it: there is a whole cache or none."""
     begin = time.monotonic()
     temporary = folder.with_suffix(f".{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         images = np.lib.format.open_memmap(temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        targets, skipped = _fill(torch.from_numpy(images), loader)
+        targets, skipped = _fill(torch.from_numpy(images), reader)
         images.flush()
         write_durable(temporary / "targets.npy", lambda file: np.save(file, targets.numpy()))
         write_json(temporary / "skipped.json", skipped)
@@ -134,21 +135,22 @@ def spare_workers(size: int, processes: int) -> int:
     return workers if size >= WORTH_WORKERS and workers > 1 else 0
 
 
-def _fill(images: torch.Tensor, loader: LoaderPart) -> tuple[torch.Tensor, dict[int, str]]:
-    """Put all images of `loader` into `images`; give back the targets, and what was unreadable.
+def _fill(images: torch.Tensor, reader: WorkerReader) -> tuple[torch.Tensor, dict[int, str]]:
+    """Put all images into `images`; give back the targets, and what was unreadable.
 
     The targets are those that were read, not the source's: an unreadable sample has both of the next one.
     """
     targets, skipped = [], {}
-    for place, loaded in loader.raw(BATCH):
-        if loaded.images.shape[1:] != images.shape[1:]:
+    parts = torch.split(torch.arange(len(images)), BATCH)
+    for request, fetched in reader.fetch_all(Request(part, len(part)) for part in parts):
+        if fetched.images.shape[1:] != images.shape[1:]:
             raise DataError(
-                f"data: images differ in size: sample 0 is {_size(images[0])}, sample {place.start} is "
-                f"{_size(loaded.images[0])}; set data.image_size"
+                f"data: images differ in size: sample 0 is {_size(images[0])}, sample {int(request.indices[0])} is "
+                f"{_size(fetched.images[0])}; set data.image_size"
             )
-        images[place.start : place.stop] = loaded.images
-        targets.append(loaded.targets)
-        skipped.update(loaded.skipped)
+        images[request.indices] = fetched.images
+        targets.append(fetched.targets)
+        skipped.update(fetched.skipped)
     return torch.cat(targets), skipped
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import torch
 
-from app.data.archive import open_archive
 from app.data.source import ImageFiles
 from app.errors import DataError
 
@@ -21,6 +21,9 @@ LAYOUT = (
 )
 JUNK = frozenset({"__macosx", "@eadir", "lost+found", "thumbs.db"})
 """Names, in small letters, that systems and programs put beside pictures: macOS, Synology, ext4, Windows."""
+
+COMPRESSED = (b"\xfd7zXZ\x00", b"\x1f\x8b", b"BZh", b"\x28\xb5\x2f\xfd")
+"""How xz, gzip, bzip2 and zstd files begin."""
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +113,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _list_archive(root: Path) -> Listing:
-    archive = open_archive(root)
-    listing = Listing(root, archive=archive)
+    with root.open("rb") as stream:
+        if stream.read(6).startswith(COMPRESSED):
+            folder = root.name.split(".")[0]
+            raise DataError(
+                f"data.root: {root.absolute()} is compressed, and nothing in it can be read without all that stands "
+                f"before; unpack it: mkdir {shlex.quote(folder)} && tar -xf {shlex.quote(str(root.absolute()))} -C "
+                f"{shlex.quote(folder)}, then data.root={folder}"
+            )
+    listing = Listing(root, archive=root)
     try:
-        with tarfile.open(archive, "r:") as tar:
+        with tarfile.open(root, "r:") as tar:
             members = [member for member in tar if member.isfile() or member.isdir()]
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"data.root: {root.absolute()} is not a whole tar archive: {error}") from error

@@ -6,16 +6,20 @@ from typing import NamedTuple
 
 import torch
 
+from app.config.schema.augment import Recipe
 
-class Micro(NamedTuple):
-    """One rank's part of one micro-batch."""
+
+class Request(NamedTuple):
+    """What to read: one rank's part of a batch."""
 
     indices: torch.Tensor
-    """(n,) int64 entries of the epoch's order; n >= 1."""
+    """(n,) int64, n >= 1: entries of the epoch's order (sample = entry modulo the data set's size), or samples."""
     size: int
     """Samples that count: n, or 0 for a rank that has none and computes on a dummy."""
-    number: int
-    """Which micro-batch of the epoch it is."""
+    epoch: int | None = None
+    """None: as evaluation sees them."""
+    recipe: Recipe = []  # noqa: RUF012 - never changed
+    """The augmentation of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,14 @@ class Plan:
         """Micro-batches of the `step`-th step."""
         return -(-self.step_size(step) // self.batch_size)
 
-    def micros(self, order: torch.Tensor, start: int) -> Iterator[Micro]:
-        """This rank's micro-batches from step `start` on; `order` holds the epoch's `size` entries."""
+    def requests(self, order: torch.Tensor, start: int, epoch: int, recipe: Recipe) -> Iterator[Request]:
+        """This rank's part of each micro-batch from step `start` on; `order` holds the epoch's `size` entries."""
         begin, end = start * self.step_samples, min(self.size, self.steps * self.step_samples)
         rest = order[begin:end]
-        for offset, whole in enumerate(torch.split(rest, self.batch_size) if len(rest) else ()):
+        for whole in torch.split(rest, self.batch_size) if len(rest) else ():
             mine = whole[self.rank :: self.world] if self.world > 1 else whole
-            yield Micro(mine if len(mine) else whole[:1], len(mine), start * self.accumulate + offset)
+            # A rank without samples takes the first one: its forward and backward keep the ranks in step.
+            yield Request(mine if len(mine) else whole[:1], len(mine), epoch, recipe)
 
 
 def evaluation_rounds(size: int, batch_size: int, rank: int, world: int) -> Iterator[range | None]:

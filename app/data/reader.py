@@ -1,222 +1,34 @@
-"""Reads one micro-batch: what a loader worker does."""
+"""What the feed asks of the two readers: images in memory, and images behind loader workers."""
 
-from __future__ import annotations
-
-import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
-from torch.nn.functional import interpolate
 
-from app.config.schema.augment import Recipe
-from app.core import rng
-from app.data.augment import Stage, build_augmentation, crop_parameters
-from app.data.source import ImageFiles, ImageTensor, Source, describe, resized
+from app.core.state import Batch
+from app.data.order import Request
 
 
-class Request(NamedTuple):
-    """What to read."""
+class Reader(Protocol):
+    """Reads one part of a data set."""
 
-    indices: list[int]
-    """Entries of the epoch's order (sample = entry modulo the data set's size), or samples for an evaluation."""
-    epoch: int | None = None
-    """None: as evaluation sees them."""
-    recipe: Recipe = []  # noqa: RUF012 - never changed
+    @property
+    def placement(self) -> str:
+        """Where the images come from, in words."""
+        ...
 
+    def read(self, requests: Iterator[Request]) -> Iterator[Batch]:
+        """The batch of each request, in order: augmented where it has an epoch, normalised, on the device.
 
-class Loaded(NamedTuple):
-    """What was read. No exception crosses the process boundary: torch would wrap it beyond recognition."""
+        Raises:
+            DataError: an unreadable sample, a dead or silent worker.
+        """
+        ...
 
-    images: torch.Tensor
-    """(n, channels, height, width), uint8, or float where a dataset gives it."""
-    targets: torch.Tensor
-    skipped: dict[int, str]
-    """Samples that were replaced by a neighbour, and why."""
-    failure: str | None = None
-    """Why there are no images."""
-    details: str = ""
-    """The traceback of `failure` where it comes from foreign code."""
+    def images(self, indices: Sequence[int]) -> torch.Tensor:
+        """(n, channels, height, width) uint8 on the CPU: samples as evaluation sees them, before normalisation."""
+        ...
 
-
-class Sample(NamedTuple):
-    """One image and its target."""
-
-    image: torch.Tensor
-    target: Any
-
-
-class UnusableSampleError(Exception):
-    """A sample that cannot be used, in words."""
-
-
-class Reader:
-    """Reads what a Request asks for; each loader worker has one."""
-
-    def __init__(
-        self, source: Source, *, seed: int, side: int | None, num_classes: int, on_error: str, max_errors: int
-    ) -> None:
-        self.source, self.seed, self.side, self.num_classes = source, seed, side, num_classes
-        self.attempts = max_errors + 1 if on_error == "skip" else 1
-        self.note: Callable[[int], object] = lambda sample: None
-        """Told which sample is being read, -1 for none: what a dead or silent worker was doing."""
-        self._augmentation: tuple[Recipe, Stage] | None = None
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, request: Request) -> Loaded:
-        skipped: dict[int, str] = {}
-        try:
-            with rng.preserved():
-                samples = self._samples(request, skipped)
-            images = self._stacked(request, [sample.image for sample in samples])
-            if isinstance(self.source, ImageTensor) and self.side is not None:
-                images = resized(images, self.side)
-            if request.epoch is not None and images.dtype == torch.uint8:
-                images = self._augment(request.recipe)(images, torch.tensor(request.indices), request.epoch)
-            return Loaded(images, stack_targets([sample.target for sample in samples]), skipped)
-        except UnusableSampleError as error:
-            return Loaded(torch.empty(0), torch.empty(0), skipped, str(error), traceback.format_exc())
-        except Exception as error:
-            text = f"data: {describe(self.source, request.indices[0] % len(self.source))} and what follows: "
-            text += f"{type(error).__name__}: {error}"
-            return Loaded(torch.empty(0), torch.empty(0), skipped, text, traceback.format_exc())
-        finally:
-            self.note(-1)
-
-    def _samples(self, request: Request, skipped: dict[int, str]) -> list[Sample]:
-        crops: Sequence[Any] = [None] * len(request.indices)
-        crop = None if isinstance(self.source, ImageTensor) else dict(request.recipe).get("resized_crop")
-        if request.epoch is not None and crop is not None:
-            crops = crop_parameters(self.seed, request.epoch, torch.tensor(request.indices), **crop).tolist()
-        samples = []
-        for entry, parameters in zip(request.indices, crops, strict=True):
-            if not isinstance(self.source, (ImageTensor, ImageFiles)):
-                rng.seed_sample(self.seed, -1 if request.epoch is None else request.epoch, entry)
-            box_of = self._centre if parameters is None else random_box(*parameters)
-            samples.append(self._read(entry % len(self.source), box_of, skipped))
-        return samples
-
-    def _read(self, index: int, box_of: Callable[[int, int], Any], skipped: dict[int, str]) -> Sample:
-        """The sample, or with on_error=skip the nearest one after it that can be read."""
-        for attempt in range(self.attempts):
-            sample = (index + attempt) % len(self.source)
-            self.note(sample)
-            try:
-                return self._load(sample, box_of)
-            except UnusableSampleError as error:
-                skipped[sample] = str(error)
-        hint = "set data.on_error=skip to go on without it" if self.attempts == 1 else "nor any of its neighbours"
-        raise UnusableSampleError(f"{skipped[index]}; {hint}")
-
-    def _load(self, index: int, box_of: Callable[[int, int], Any]) -> Sample:
-        if isinstance(self.source, ImageTensor):
-            return Sample(self.source.images[index], self.source.targets[index])
-        if isinstance(self.source, ImageFiles):
-            return Sample(read_file(self.source, index, self.side, box_of), self.source.targets[index])
-        try:
-            image, target = self.source[index]
-            image = to_tensor(image)
-        except Exception as error:
-            name = describe(self.source, index)
-            raise UnusableSampleError(f"data: {name} raised {type(error).__name__}: {error}") from error
-        self._check_target(target, index)
-        return Sample(fit(image, self.side, box_of), target)
-
-    def _check_target(self, target: Any, index: int) -> None:
-        value = torch.as_tensor(target)
-        if value.ndim == 0 and not value.is_floating_point() and 0 <= int(value) < self.num_classes:
-            return
-        if value.ndim == 1 and value.is_floating_point() and len(value) == self.num_classes:
-            return
-        raise UnusableSampleError(
-            f"data: {describe(self.source, index)} has target {target!r}; expected a class index from 0 to "
-            f"{self.num_classes - 1}, or a float vector of {self.num_classes} numbers"
-        )
-
-    def _stacked(self, request: Request, images: list[torch.Tensor]) -> torch.Tensor:
-        first = images[0]
-        for entry, image in zip(request.indices, images, strict=True):
-            if image.shape != first.shape or image.dtype != first.dtype:
-                size = len(self.source)
-                raise UnusableSampleError(
-                    f"data: images differ in size: {describe(self.source, request.indices[0] % size)} is "
-                    f"{_shape(first)}, {describe(self.source, entry % size)} is {_shape(image)}; set data.image_size"
-                )
-        return torch.stack(images).contiguous()
-
-    def _centre(self, width: int, height: int) -> Any:
-        from app.data.decode import centre_box
-
-        return centre_box(width, height, self.side, getattr(self.source, "resize", None))
-
-    def _augment(self, recipe: Recipe) -> Stage:
-        if self._augmentation is None or self._augmentation[0] != recipe:
-            # Images in memory are cropped as MemoryPart does it; of all others the part was decoded or cut out above.
-            side = (self.side or self.source.images.shape[-1]) if isinstance(self.source, ImageTensor) else None
-            self._augmentation = recipe, build_augmentation(recipe, self.seed, crop_side=side)
-        return self._augmentation[1]
-
-
-def read_file(files: ImageFiles, index: int, side: int | None, box_of: Callable[[int, int], Any]) -> torch.Tensor:
-    """The decoded image, or UnusableSampleError with the path."""
-    from app.data.decode import UnreadableError, decode
-
-    size = 0
-    try:
-        data = files.read(index)
-        size = len(data)
-        return decode(data, side, box_of, files.max_pixels)
-    except (OSError, UnreadableError) as error:
-        raise UnusableSampleError(
-            f"data: cannot read {files.paths[index]} ({size:,} bytes, sample {index}): {error}"
-        ) from error
-
-
-def random_box(root_area: float, root_ratio: float, x: float, y: float) -> Callable[[int, int], Any]:
-    """The box of `crop_parameters` in an image of any size."""
-
-    def box_of(width: int, height: int) -> tuple[float, float, float, float]:
-        side = (width * height) ** 0.5 * root_area
-        part_width, part_height = min(width, side * root_ratio), min(height, side / root_ratio)
-        return x * (width - part_width), y * (height - part_height), part_width, part_height
-
-    return box_of
-
-
-def fit(image: torch.Tensor, side: int | None, box_of: Callable[[int, int], Any]) -> torch.Tensor:
-    """The box of an image tensor, resized to `side`."""
-    height, width = image.shape[-2:]
-    left, top, part_width, part_height = box_of(width, height)
-    x, y = round(left), round(top)
-    image = image[..., y : max(round(top + part_height), y + 1), x : max(round(left + part_width), x + 1)]
-    if side is None or image.shape[-2:] == (side, side):
-        return image
-    return interpolate(image[None], (side, side), mode="bilinear", antialias=True)[0]
-
-
-def to_tensor(image: Any) -> torch.Tensor:
-    """(channels, height, width) of what a dataset gives: uint8, or float as it is."""
-    if not isinstance(image, torch.Tensor):
-        import numpy as np
-
-        image = torch.from_numpy(np.array(image))
-        image = image.permute(2, 0, 1) if image.ndim == 3 else image
-    pixels: torch.Tensor = image[None] if image.ndim == 2 else image
-    if pixels.ndim != 3 or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
-        raise TypeError(
-            "an image must be a PIL image, or a uint8 or float tensor (channels, height, width), "
-            f"got {pixels.dtype} {tuple(pixels.shape)}"
-        )
-    return pixels
-
-
-def stack_targets(targets: list[Any]) -> torch.Tensor:
-    """(n,) int64 or (n, classes) float32."""
-    stacked = torch.stack([torch.as_tensor(target) for target in targets])
-    return stacked.float() if stacked.is_floating_point() else stacked.long()
-
-
-def _shape(image: torch.Tensor) -> str:
-    return f"{image.shape[-1]}x{image.shape[-2]} with {image.shape[0]} channels, {image.dtype}"
+    def close(self) -> None:
+        """End the workers, if there are any."""
+        ...

@@ -24,6 +24,9 @@ from torch.nn.functional import interpolate
 
 from app.errors import DataError
 
+MOST_CLASSES = 200_000
+"""The size of a model follows from this number, which is taken from data; ImageNet-22k has 21,841."""
+
 
 @runtime_checkable
 class MapDataset(Protocol):
@@ -219,3 +222,19 @@ def check_targets(source: Source, classes: Sequence[str], split: str) -> None:
             f"data: {split}: {describe(source, index)} has label {int(targets[index])}, "
             f"but there are {len(classes)} classes: 0 to {len(classes) - 1}"
         )
+
+
+def sources_of(splits: Splits, limit_train: int | None, limit_val: int | None) -> dict[str, Source]:
+    """The parts by name, checked; without `test` where it is the validation part.
+
+    Raises:
+        DataError: an empty part, labels that are no class, more classes than anybody has.
+    """
+    if len(splits.classes) > MOST_CLASSES:
+        raise DataError(f"data: {len(splits.classes):,} classes are more than {MOST_CLASSES:,}; are these labels?")
+    sources = {"train": take(splits.train, limit_train), "val": take(splits.val, limit_val)}
+    if splits.test is not None and splits.test is not splits.val:
+        sources["test"] = splits.test
+    for split, source in sources.items():
+        check_targets(source, splits.classes, split)
+    return sources

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import signal
@@ -21,7 +20,8 @@ import torch
 
 from app.core.ranks import process_state
 from app.data.channel import Channel, receive, send
-from app.data.reader import Loaded, Reader, Request
+from app.data.fetch import Fetched, Fetcher
+from app.data.order import Request
 from app.data.source import describe
 from app.errors import DataError
 from app.process import follow_parent
@@ -38,13 +38,13 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.
 class Worker:
     """One process and the channel to it."""
 
-    def __init__(self, reader: Reader, number: int, status: Any, start_method: str) -> None:
+    def __init__(self, fetcher: Fetcher, number: int, status: Any, start_method: str) -> None:
         self.number = number
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
         process: Any = multiprocessing.get_context(start_method).Process  # type: ignore[attr-defined]
         parent = None if start_method == "forkserver" else os.getpid()  # otherwise the server is its parent
-        self.process = process(target=serve, args=(reader, theirs, status, number, parent), daemon=True)
+        self.process = process(target=serve, args=(fetcher, theirs, status, number, parent), daemon=True)
         self.process.start()
         theirs.close()  # only the worker has it now: its end is seen here
 
@@ -61,8 +61,8 @@ class Worker:
 class Workers:
     """`count` loader processes that read requests in turn; with `count=0` this process does."""
 
-    def __init__(self, reader: Reader, count: int, timeout_seconds: float, start_method: str) -> None:
-        self.reader, self.timeout_seconds = copy.copy(reader), timeout_seconds
+    def __init__(self, fetcher: Fetcher, *, count: int, timeout_seconds: float, start_method: str) -> None:
+        self._fetcher, self._timeout_seconds = fetcher, timeout_seconds
         self._count, self._start_method = count, start_method
         self._status = multiprocessing.RawArray("q", [-1] * count) if count else None
         self._workers: list[Worker] = []
@@ -72,27 +72,28 @@ class Workers:
         self.broken = False
         """A worker died or hung."""
 
-    def read(self, requests: Iterator[Request]) -> Iterator[Loaded]:
-        """What was read for each request, in order, some read ahead.
+    def read(self, requests: Iterator[Request]) -> Iterator[tuple[Request, Fetched]]:
+        """What was fetched for each request, in order, some of it ahead.
 
         Raises:
             DataError: a worker died, or did not answer for `timeout_seconds`.
         """
         if not self._count:
-            yield from map(self.reader.__getitem__, requests)
+            for request in requests:
+                yield request, self._fetcher.fetch(request.indices.tolist(), request.epoch, request.recipe)
             return
         self.busy = True
         try:
             if not self._workers:
                 self._start()
-            asked: deque[tuple[Worker, int]] = deque()
+            asked: deque[tuple[Worker, int, Request]] = deque()
             for worker in self._workers * READ_AHEAD:
                 self._ask(worker, requests, asked)
             while asked:
-                worker, serial = asked.popleft()
-                loaded = self._wait(worker, serial)
+                worker, serial, request = asked.popleft()
+                fetched = self._wait(worker, serial)
                 self._ask(worker, requests, asked)
-                yield loaded
+                yield request, fetched
         finally:
             self.busy = False
 
@@ -104,23 +105,24 @@ class Workers:
 
     def _start(self) -> None:
         for number in range(self._count):
-            self._workers.append(Worker(self.reader, number, self._status, self._start_method))
+            self._workers.append(Worker(self._fetcher, number, self._status, self._start_method))
         # multiprocessing would wait at exit for ever: it sends SIGTERM, which they ignore.
         Finalize(self, _kill, args=(self._workers,), exitpriority=100)
 
-    def _ask(self, worker: Worker, requests: Iterator[Request], asked: deque[tuple[Worker, int]]) -> None:
+    def _ask(self, worker: Worker, requests: Iterator[Request], asked: deque[tuple[Worker, int, Request]]) -> None:
         for request in islice(requests, 1):
             serial = next(self._serial)
-            worker.channel.post((serial, request))
-            asked.append((worker, serial))
+            # A list: a tensor would be sent with all of the epoch's order, of which it is a view.
+            worker.channel.post((serial, request.indices.tolist(), request.epoch, request.recipe))
+            asked.append((worker, serial, request))
 
-    def _wait(self, worker: Worker, serial: int) -> Loaded:
+    def _wait(self, worker: Worker, serial: int) -> Fetched:
         waited = 0.0
         while True:
             while (taken := worker.channel.take()) is not None:
                 (answered, rest), tensors = taken
                 if answered == serial:
-                    return Loaded(*(tensors or (torch.empty(0), torch.empty(0))), *rest)
+                    return Fetched(*(tensors or (torch.empty(0), torch.empty(0))), *rest)
                 waited = 0.0  # that was for an epoch that was left; now it turns to this one
             dead = worker.channel.closed or not worker.process.is_alive()
             begin = time.monotonic()
@@ -130,14 +132,14 @@ class Workers:
                 raise DataError(self._death(worker))
             # Not all the time that has passed: this process may have been stopped meanwhile, by Ctrl-Z for instance.
             waited += min(time.monotonic() - begin, POLL_SECONDS)
-            if 0 < self.timeout_seconds <= waited:
+            if 0 < self._timeout_seconds <= waited:
                 self.broken = True
                 raise DataError(self._silence(worker, waited))
 
     def _silence(self, worker: Worker, waited: float) -> str:
         state = process_state(worker.process.pid)
         who = f"{self._who(worker)}, {state}" if state else self._who(worker)
-        return f"{who}: no answer for {waited:.0f} seconds (data.timeout={self.timeout_seconds:g})"
+        return f"{who}: no answer for {waited:.0f} seconds (data.timeout={self._timeout_seconds:g})"
 
     def _death(self, worker: Worker) -> str:
         worker.process.join(LEAVE_SECONDS)
@@ -151,17 +153,17 @@ class Workers:
     def _who(self, worker: Worker) -> str:
         assert self._status is not None
         sample = self._status[worker.number]
-        doing = f"reading {describe(self.reader.source, sample)}" if sample >= 0 else "waiting for work"
+        doing = f"reading {describe(self._fetcher.source, sample)}" if sample >= 0 else "waiting for work"
         return f"data: loader worker {worker.number} (pid {worker.process.pid}), {doing}"
 
 
-def serve(reader: Reader, connection: socket.socket, status: Any, number: int, parent: int | None) -> None:
+def serve(fetcher: Fetcher, connection: socket.socket, status: Any, number: int, parent: int | None) -> None:
     """What a worker does: reads what is asked for, until it is told to leave or its parent ends."""
     for name in IGNORED:  # signals for the run are the main process's to handle
         signal.signal(name, signal.SIG_IGN)
     follow_parent(signal.SIGKILL, parent)
     torch.set_num_threads(1)
-    reader.note = lambda sample: status.__setitem__(number, sample)
+    fetcher.note = lambda sample: status.__setitem__(number, sample)
     main = multiprocessing.parent_process()
     assert main is not None
     with suppress(EOFError, ConnectionError):
@@ -169,10 +171,10 @@ def serve(reader: Reader, connection: socket.socket, status: Any, number: int, p
             asked = receive(connection)
             if asked is None:
                 return
-            serial, request = asked
-            loaded = reader[request]
-            tensors = (loaded.images, loaded.targets) if loaded.failure is None else ()
-            send(connection, (serial, loaded[2:]), tensors)
+            serial, *arguments = asked
+            fetched = fetcher.fetch(*arguments)
+            tensors = (fetched.images, fetched.targets) if fetched.failure is None else ()
+            send(connection, (serial, fetched[2:]), tensors)
 
 
 def _kill(workers: list[Worker]) -> None:

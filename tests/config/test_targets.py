@@ -50,8 +50,8 @@ def test_known_libraries_resolve(name: str) -> None:
     ("name", "real"),
     [
         ("app.models.lenet.torch.load", "torch.serialization.load"),
-        ("app.data.archive.shutil.rmtree", "shutil._RmtreeType|shutil.rmtree"),
-        ("app.data.archive.os.system", "posix.system"),
+        ("app.data.hold.shutil.rmtree", "shutil._RmtreeType|shutil.rmtree"),
+        ("app.data.hold.os.system", "posix.system"),
         ("torch.nn.modules.module.torch.hub.load", "torch.hub.load"),
     ],
 )

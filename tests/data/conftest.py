@@ -10,7 +10,7 @@ import torch
 
 from app.config.schema.data import DataConf
 from app.core.ranks import World
-from app.data.feed import Feed, build_feed
+from app.data.feed import Feed
 from app.data.source import ImageTensor, Splits
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -27,7 +27,7 @@ def feed_of() -> Iterator[Callable[..., Feed]]:
 
     def make(splits: Splits, rank: int = 0, world: int = 1, accumulate: int = 1, seed: int = 0, **keys: Any) -> Feed:
         place = World(torch.device("cpu"), rank=rank, size=world)
-        feed = build_feed(splits, {**defaults, **keys}, world=place, seed=seed, accumulate=accumulate)
+        feed = Feed(splits, {**defaults, **keys}, world=place, seed=seed, accumulate=accumulate)
         feeds.append(feed)
         return feed
 

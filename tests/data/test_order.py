@@ -11,7 +11,7 @@ from app.data.order import Plan, evaluation_rounds
 def test_ranks_together_take_every_sample_once(size: int, world: int, accumulate: int, drop_last: bool) -> None:
     order = torch.randperm(size)
     plans = [Plan(size, 4, accumulate, drop_last, rank, world) for rank in range(world)]
-    shares = [list(plan.micros(order, 0)) for plan in plans]
+    shares = [list(plan.requests(order, 0, 3, [])) for plan in plans]
     assert len({len(share) for share in shares}) == 1
     seen = [i for share in shares for micro in share for i in micro.indices[: micro.size].tolist()]
     used = plans[0].steps * 4 * accumulate if drop_last else size
@@ -21,15 +21,15 @@ def test_ranks_together_take_every_sample_once(size: int, world: int, accumulate
     for number, micros in enumerate(zip(*shares, strict=True)):
         members = {i for micro in micros for i in micro.indices[: micro.size].tolist()}
         assert members == set(order[number * 4 : number * 4 + 4].tolist())
-        assert all(len(micro.indices) >= 1 and micro.number == number for micro in micros)
+        assert all(len(micro.indices) >= 1 and micro.epoch == 3 for micro in micros)
 
 
 def test_start_is_the_same_as_skipping() -> None:
     order = torch.randperm(37)
     plan = Plan(37, 4, accumulate=2)
-    whole = [(micro.number, micro.indices.tolist()) for micro in plan.micros(order, 0)]
+    whole = [micro.indices.tolist() for micro in plan.requests(order, 0, 3, [])]
     for start in range(plan.steps):
-        assert [(micro.number, micro.indices.tolist()) for micro in plan.micros(order, start)] == whole[start * 2 :]
+        assert [micro.indices.tolist() for micro in plan.requests(order, start, 3, [])] == whole[start * 2 :]
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_workers_stay_from_epoch_to_epoch_and_end_with_the_feed(feed_of: FeedOf)
 
 ORPHANS = """
 import os, time, torch
-from app.data.feed import build_feed
+from app.data.feed import Feed
 from app.data.source import Splits
 from app.core.ranks import World
 class Slow:
@@ -197,7 +197,7 @@ class Slow:
 settings = dict(batch_size=8, eval_batch_size=8, shuffle=False, drop_last=False, num_workers=2, pin_memory=True,
     timeout=0, in_memory=False, device_resident="auto", augment=None, batch_augment=None, repeats=1, mean=None,
     std=None, image_size=None, on_error="raise", max_errors=1, limit_train=None, limit_val=None)
-feed = build_feed(Splits(Slow(), Slow(), ["a"]), settings, world=World(torch.device("cpu")), seed=0)
+feed = Feed(Splits(Slow(), Slow(), ["a"]), settings, world=World(torch.device("cpu")), seed=0)
 steps = feed.train(0, 0)
 next(steps)
 import multiprocessing

@@ -19,14 +19,17 @@ Recipe = list[tuple[str, dict[str, Any]]]
 def parse_augment(value: Any, key: str = "data.augment") -> Recipe:
     """The augmentations that `value` means: null, a list of names, or a mapping name -> arguments (null removes one).
 
-    Ours come in the order of `AUGMENTS`; classes of torchvision.transforms.v2 after them, as listed, `erase` last.
+    Ours come in the order of `AUGMENTS`; classes of torchvision.transforms.v2 and of one's own (a name of one's own,
+    with a `_target_`) after them, as listed, `erase` last. A `_target_` under a name of ours takes its place.
 
     Raises:
         ConfigError: an unknown name or argument, or a value out of its range; `key` is named.
     """
     recipe: Recipe = []
     for name, given in _entries(value, key):
-        if name in AUGMENTS:
+        if isinstance(given, Mapping) and "_target_" in given:
+            recipe.append((name, dict(given)))
+        elif name in AUGMENTS:
             recipe.append((name, _arguments(AUGMENTS[name], given, f"{key}.{name}")))
         elif name in (classes := _torchvision_names()):
             recipe.append((name, dict(_mapping(given, f"{key}.{name}"))))

@@ -97,7 +97,7 @@ class FolderConf(DataConf):
     _target_: str = "app.data.folder.folder"
     root: str = knob(
         MISSING,
-        "Folder with train/ and val/ (or train/ and test/), or, with val_fraction, with the class folders themselves; a .tar or .tar.xz of it works too.",
+        "Folder with train/ and val/ (or train/ and test/), or, with val_fraction, with the class folders themselves; a .tar of it works too.",
     )
     val_fraction: float | None = knob(
         None,
