@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class Visualization(VisualizationConf, Hook):
     """Draws what the evaluation already computed: no second forward pass.
 
-    To all visualizer backends go `phase/predictions` (and `phase/worst`), single pictures, `…_grid`, all on one
-    sheet, and `phase/confusion`, the matrix.
+    To all visualizer backends go `phase/predictions` (and `phase/worst`), single pictures, and `…_grid`, all on
+    one sheet.
     """
 
     def __post_init__(self) -> None:
@@ -47,10 +47,6 @@ class Visualization(VisualizationConf, Hook):
             losses = evaluation.losses.nan_to_num(nan=float("inf"))
             greatest = torch.argsort(losses, descending=True, stable=True)[: self.worst]
             self.draw_samples(run, evaluation, "worst", greatest.tolist(), "greatest loss first")
-        if evaluation.confusion is not None:
-            title = f"{run.phase} confusion matrix{where(run)}"
-            picture = draw.confusion(evaluation.confusion.numpy(), run.data.classes, title)
-            run.visualizer.images(f"{run.phase}/confusion", [picture], [title], run.state.progress.step)
 
     def draw_samples(self, run: Run, evaluation: Evaluation, kind: str, indices: Sequence[int], note: str) -> None:
         """Draws the samples at `indices` and hands them on."""

@@ -1,139 +1,114 @@
-"""The page of a sweep's report: one file that needs no network, with plotly's script inside."""
+"""The page of a sweep: ranking, mean and spread over seeds, effect of each parameter, curves, failures."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Iterable, Sequence
-from functools import cache
-from html import escape
-from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from app.launch.job import DONE_STATE, FAILED
+from app.launch.job import DONE_STATE
 from app.launch.point import is_seed
-from app.launch.report import is_number
+from app.launch.results import Point, Sweep, is_number
+from app.visualizer.page import Block, render, rounded, table, tile
 
-if TYPE_CHECKING:
-    from app.launch.report import Point, Sweep
-
-COLOURS = ("#2f6fed", "#e4572e", "#2a9d62", "#9b5de5", "#e0a100", "#00a5b5", "#d6336c", "#6c757d", "#8a5a2b", "#5c7cfa")
-MOST_METRICS = 2
+SHOWN_METRICS = 2
 """Columns of the ranking beside the monitored metric; results.csv has all."""
-LONGEST_CURVE = 400
-"""Points of a curve; longer ones are thinned out."""
-LONGEST_TEXT = 48
+CURVE_POINTS, ALL_CURVE_POINTS = 400, 40_000
+"""Points of a curve, and of all curves of one metric together; longer ones are thinned out."""
+TEXT_LENGTH = 48
 """Characters of a setting's value."""
-RESOURCES = Path(__file__).parent
 
 
-def render(sweep: Sweep) -> str:
-    """The whole page."""
-    data = {
-        "metric": sweep.metric,
-        "axes": [axis for axis in sweep.axes if varies(sweep, axis)],
-        "effects": effects(sweep),
-        "curves": curves(sweep),
-        "colours": COLOURS,
-    }
-    title = f"{sweep.folder.resolve().parent.name} / {sweep.folder.resolve().name}"
-    parts = {
-        "title": escape(title),
-        "style": (RESOURCES / "page.css").read_text(),
-        "header": header(sweep, title),
-        "ranking": ranking(sweep),
-        "groups": groups(sweep),
-        "failures": failures(sweep),
-        "plotly": plotly_script(),
-        "data": as_script(data),
-        "code": (RESOURCES / "page.js").read_text(),
-    }
-    page = (RESOURCES / "page.html").read_text()
-    for name, text in parts.items():
-        page = page.replace(f"<!--{name}-->", text)
-    return page
-
-
-@cache
-def plotly_script() -> str:
-    """plotly's own JavaScript, some 5 MB."""
-    return files("plotly").joinpath("package_data", "plotly.min.js").read_text()
-
-
-def as_script(value: Any) -> str:
-    """JSON that can stand inside a script element."""
-    return json.dumps(value).replace("<", "\\u003c")
-
-
-def header(sweep: Sweep, title: str) -> str:
-    """What it is, how far it is, what is best."""
+def page(sweep: Sweep) -> str:
+    """Render the whole page."""
+    folder = sweep.folder.resolve()
     states = [point.state for point in sweep.points]
-    counts = "".join(
-        f'<span class="chip {escape(state)}">{states.count(state)} {escape(state)}</span>'
-        for state in sorted(set(states), key=lambda state: (state != DONE_STATE, state))
-    )
+    ordered_states = sorted(set(states), key=lambda state: (state != DONE_STATE, state))
+    counts = [f"{states.count(state)} {state}" for state in ordered_states]
+    blocks: list[Block] = [{"kind": "tiles", "items": tiles(sweep)}]
+    if sweep.command:
+        blocks.append({"kind": "code", "text": shlex.join(sweep.command)})
+    blocks += [{"kind": "heading", "text": "Ranking"}, ranking(sweep)]
+    blocks += [{"kind": "heading", "text": "Mean and spread over seeds"}, groups(sweep)]
+    blocks += [{"kind": "heading", "text": "Effect of each parameter"}, *effects(sweep)]
+    blocks += [{"kind": "heading", "text": "Curves"}, curves(sweep)]
+    blocks += [{"kind": "heading", "text": "Failures"}, *failures(sweep)]
+    number = len(sweep.points)
+    words = [f"{number} point{'' if number == 1 else 's'}", *counts]
+    return render(f"{folder.parent.name} / {folder.name}", words, blocks)
+
+
+def note(text: str) -> Block:
+    return {"kind": "note", "text": text}
+
+
+def tiles(sweep: Sweep) -> list[dict[str, str]]:
+    """What is best."""
     best = next((point for point in sweep.points if point.value is not None), None)
-    told = f"<p>Best {code(sweep.metric)}: <b>{best.value:.6g}</b> by {code(best.name)}</p>" if best else ""
+    if best is None or best.value is None:
+        return [tile(f"best {sweep.metric}", "–", "no result yet")]
+    found = [tile(f"best {sweep.metric}", f"{best.value:.6g}", best.name)]
     repeated = next((group for group in sweep.groups() if len(group.values) > 1), None)
     if repeated:
-        settings = code(" ".join(f"{axis}={text_of(value)}" for axis, value in repeated.axes.items()))
-        mean = f"<b>{repeated.mean:.6g}</b> ± {repeated.spread:.2g}"
-        told += f"<p>Best mean over seeds: {mean} by {settings} ({len(repeated.values)} seeds)</p>"
-    command = f"<pre>{escape(shlex.join(sweep.command))}</pre>" if sweep.command else ""
-    told = told or "<p>No result yet.</p>"
-    return f"<h1>{escape(title)}</h1><p>{len(sweep.points)} points {counts}</p>{told}{command}"
+        settings = " ".join(f"{axis}={text_of(value)}" for axis, value in repeated.axes.items())
+        value = f"{repeated.mean:.6g} ± {repeated.spread:.2g}"
+        found.append(tile("best mean over seeds", value, f"{settings} ({len(repeated.values)} seeds)"))
+    return found
 
 
-def ranking(sweep: Sweep) -> str:
+def ranking(sweep: Sweep) -> Block:
     """Every point, the best first."""
     others = sorted({key for point in sweep.points for key in point.metrics if key != sweep.metric})
-    shown = sorted(others, key=lambda key: ("loss" not in key, key))[:MOST_METRICS]
-    head = ["#", *sweep.axes, sweep.metric, "state", *(f"last {key}" for key in shown), "step", "folder"]
+    shown = sorted(others, key=lambda key: ("loss" not in key, key))[:SHOWN_METRICS]
+    columns = ["#", *sweep.axes, sweep.metric, "state", *(f"last {key}" for key in shown), "step", "point"]
     rows = []
     for rank, point in enumerate(sweep.points, 1):
-        settings = [text(point.axes.get(axis)) for axis in sweep.axes]
-        values = [number(point.metrics.get(key)) for key in shown]
-        state = f'<span class="chip {escape(point.state)}">{escape(point.state)}</span>'
-        link = f'<a href="{escape(point.name)}/">{escape(point.name)}</a>'
-        first = str(rank) if point.value is not None else ""
-        rows.append([first, *settings, number(point.value, strong=True), state, *values, str(point.step), link])
-    return table(head, rows)
+        settings = [cell(point.axes.get(axis)) for axis in sweep.axes]
+        values = [rounded(point.metrics.get(key)) for key in shown]
+        state = {"text": point.state, "chip": point.state}
+        link = {"text": point.name, "href": f"{point.name}/"}
+        place = rank if point.value is not None else None
+        rows.append([place, *settings, rounded(point.value), state, *values, point.step, link])
+    return table(columns, rows, words=True)
 
 
-def groups(sweep: Sweep) -> str:
-    """Mean and spread over seeds; nothing where no two points differ in their seed only."""
+def groups(sweep: Sweep) -> Block:
+    """Mean and spread over seeds; a sentence where no two points differ in their seed only."""
     found = sweep.groups()
     if not any(len(group.values) > 1 for group in found):
-        return "<p>No two finished points differ in their seed only.</p>"
+        return note("No two finished points differ in their seed only.")
     axes = [axis for axis in sweep.axes if any(axis in group.axes for group in found)]
-    head = [*axes, "seeds", f"mean {sweep.metric}", "standard deviation", "least", "greatest"]
+    columns = [*axes, "seeds", f"mean {sweep.metric}", "standard deviation", "min", "max"]
     rows = []
     for group in found:
-        settings = [text(group.axes.get(axis)) for axis in axes]
-        ends = [number(min(group.values)), number(max(group.values))]
-        mean = number(group.mean, strong=True)
-        rows.append([*settings, str(len(group.values)), mean, number(group.spread), *ends])
-    return table(head, rows)
+        settings = [cell(group.axes.get(axis)) for axis in axes]
+        numbers = (group.mean, group.spread, min(group.values), max(group.values))
+        rows.append([*settings, len(group.values), *map(rounded, numbers)])
+    return table(columns, rows, words=True)
 
 
-def failures(sweep: Sweep) -> str:
+def failures(sweep: Sweep) -> list[Block]:
     """How each failed point ended, and how to try it again."""
     if not sweep.failures:
-        return "<p>None.</p>"
-    again = shlex.join([*without_resume(sweep.command), "resume=true"]) if sweep.command else ""
-    every = f"<p>All that is missing, again: {code(again)}</p>" if again else ""
-    return every + "".join(failure(sweep, point) for point in sweep.failures)
+        return [note("None.")]
+    blocks: list[Block] = []
+    if sweep.command:
+        again = shlex.join([*without_resume(sweep.command), "resume=true"])
+        blocks += [note("All that is missing, again:"), {"kind": "code", "text": again}]
+    return [*blocks, {"kind": "failures", "items": [failure(sweep, point) for point in sweep.failures]}]
 
 
-def failure(sweep: Sweep, point: Point) -> str:
+def failure(sweep: Sweep, point: Point) -> dict[str, str]:
     """One failed point."""
     overrides = [*without_resume(point.overrides), f"hydra.run.dir={sweep.folder / point.name}", "resume=auto"]
     retry = shlex.join(["python", "-m", "app", *overrides])
-    return (
-        f'<div class="failure"><h3>{escape(point.name)} <span class="chip {FAILED}">{escape(point.reason or "")}</span>'
-        f"</h3><pre>{escape(point.error or 'no output')}</pre><p>Again, by itself: {code(retry)}</p></div>"
-    )
+    return {
+        "name": point.name,
+        "reason": point.reason or "",
+        "error": point.error or "no output",
+        "command": retry,
+    }
 
 
 def without_resume(words: Iterable[str]) -> list[str]:
@@ -141,25 +116,32 @@ def without_resume(words: Iterable[str]) -> list[str]:
     return [word for word in words if not word.startswith("resume=")]
 
 
-def varies(sweep: Sweep, axis: str) -> bool:
-    """Whether the points differ in `axis`."""
-    return len({json.dumps(point.axes.get(axis), default=str) for point in sweep.points}) > 1
-
-
-def effects(sweep: Sweep) -> list[dict[str, Any]]:
+def effects(sweep: Sweep) -> list[Block]:
     """For each axis but the seed: its values, in order, with the results of the points that have them."""
     found = []
     for axis in sweep.axes:
         scored = [point for point in sweep.points if point.value is not None and axis in point.axes]
-        values = ordered({json.dumps(point.axes[axis], default=str): point.axes[axis] for point in scored}.values())
+        values = ordered({key_of(point, axis): point.axes[axis] for point in scored}.values())
         if is_seed(axis) or len(values) < 2:
             continue
-        results = [[point.value for point in scored if point.axes[axis] == value] for value in values]
-        names = [[point.name for point in scored if point.axes[axis] == value] for value in values]
-        labels = [text_of(value) for value in values]
-        ordinal = all(map(is_number, values))
-        found.append({"axis": axis, "values": labels, "ordinal": ordinal, "results": results, "names": names})
-    return found
+        having = [[point for point in scored if point.axes[axis] == value] for value in values]
+        found.append(
+            {
+                "axis": axis,
+                "words": [text_of(value) for value in values],
+                "numbers": values if all(map(is_number, values)) else None,
+                "results": [[rounded(point.value) for point in points] for points in having],
+                "names": [[point.name for point in points] for points in having],
+            }
+        )
+    if not found:
+        return [note("No parameter has two values with results yet.")]
+    hint = "A dot is a point of the sweep; the line, or the larger dot, is the mean of those with that value."
+    return [note(hint), {"kind": "effects", "metric": sweep.metric, "effects": found}]
+
+
+def key_of(point: Point, axis: str) -> str:
+    return json.dumps(point.axes.get(axis), default=str)
 
 
 def ordered(values: Iterable[Any]) -> list[Any]:
@@ -167,49 +149,48 @@ def ordered(values: Iterable[Any]) -> list[Any]:
     return sorted(values, key=lambda value: (0, value, "") if is_number(value) else (1, 0, text_of(value)))
 
 
-def curves(sweep: Sweep) -> list[dict[str, Any]]:
-    """The validation curves of every point, thinned out."""
+def curves(sweep: Sweep) -> Block:
+    """The validation curves of every point, thinned out; points with the same steps share them."""
+    grids: dict[str, int] = {}
+    shared: list[dict[str, list[Any]]] = []
+    most = max(20, min(CURVE_POINTS, ALL_CURVE_POINTS // max(1, len(sweep.points))))
     found = []
     for point in sweep.points:
-        metrics = sorted({key for row in point.rows for key in row if key.startswith("val/")})
         series = {}
-        for metric in metrics:
-            rows = thin([row for row in point.rows if metric in row and "step" in row])
-            steps, values = [row["step"] for row in rows], [row[metric] for row in rows]
-            series[metric] = {"step": steps, "epoch": [row.get("epoch") for row in rows], "y": values}
-        axes = {axis: text_of(value) for axis, value in point.axes.items()}
-        found.append({"name": point.name, "axes": axes, "series": series})
-    return found
+        for metric in sorted({key for row in point.rows for key in row if key.startswith("val/")}):
+            rows = thin([row for row in point.rows if metric in row], most)
+            grid = {"step": [row["step"] for row in rows], "epoch": [row.get("epoch") for row in rows]}
+            index = grids.setdefault(json.dumps(grid), len(grids))
+            if index == len(shared):
+                shared.append(grid)
+            series[metric] = (index, [rounded(row[metric], 5) for row in rows])
+        found.append({"name": point.name, "axes": {a: text_of(v) for a, v in point.axes.items()}, "series": series})
+    metrics = sorted({metric for point in found for metric in point["series"]}, key=lambda name: name != sweep.metric)
+    if not metrics:
+        return note("No validation has been written yet.")
+    axes = [axis for axis in sweep.axes if len({key_of(point, axis) for point in sweep.points}) > 1]
+    return {
+        "kind": "curves",
+        "metric": metrics[0],
+        "metrics": metrics,
+        "axes": axes,
+        "points": found,
+        "grids": shared,
+    }
 
 
-def thin(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most about LONGEST_CURVE rows, the last among them."""
-    stride = -(-len(rows) // LONGEST_CURVE) or 1
+def thin(rows: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most about `most` rows, the last among them."""
+    stride = -(-len(rows) // most) or 1
     return [*rows[: len(rows) - 1 : stride], *rows[-1:]]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An HTML table of cells that are HTML already; a click on a heading sorts."""
-    top = "".join(f"<th>{escape(word)}</th>" for word in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def code(words: str) -> str:
-    return f"<code>{escape(words)}</code>"
 
 
 def text_of(value: Any) -> str:
     """A value for people; of a long one its beginning and its end, where paths differ."""
     words = value if isinstance(value, str) else json.dumps(value, default=str)
-    return words if len(words) <= LONGEST_TEXT else f"{words[: LONGEST_TEXT // 3]}…{words[-LONGEST_TEXT // 2 :]}"
+    return words if len(words) <= TEXT_LENGTH else f"{words[: TEXT_LENGTH // 3]}…{words[-TEXT_LENGTH // 2 :]}"
 
 
-def text(value: Any) -> str:
-    return "" if value is None else escape(text_of(value))
-
-
-def number(value: float | None, strong: bool = False) -> str:
-    if value is None:
-        return ""
-    return f"<b>{value:#.5g}</b>" if strong else f"{value:#.5g}"
+def cell(value: Any) -> Any:
+    """A setting in a table: a number as it is, so that it sorts as one."""
+    return value if value is None or is_number(value) else text_of(value)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.launch.job import DONE_STATE, FAILED, INTERRUPTED, RUNNING, WAITING, Job
-from app.launch.report import Reporter, last_scalars
+from app.launch.report import Reporter
+from app.launch.results import last_scalars
 
 if TYPE_CHECKING:
     from rich.live import Live

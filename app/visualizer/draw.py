@@ -1,11 +1,12 @@
-"""Pictures of predictions that a person can read, even of 8 by 8 pixels; without a display or a font file."""
+"""Pictures of predictions that a person can read, even of 8 by 8 pixels; without a display."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +14,23 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
 
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 Picture = npt.NDArray[np.uint8]
 
 LEAST_SIDE = 112
 """Pixels to which a smaller image is enlarged, by a whole factor, so that its pixels stay squares."""
 LEAST_WIDTH = 132
 """Pixels that the text below an image gets."""
-TEXT_SIZE, LINE_HEIGHT, MARGIN = 14, 19, 6
+TEXT_SIZE, TITLE_SIZE, LINE_HEIGHT, BASELINE, MARGIN = 14, 17, 19, 14, 6
+SYSTEM_FONTS = (
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"),
+    *("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf", "msyh.ttc", "PingFang.ttc"),
+)
+"""With Cyrillic, Greek, …; and with Chinese, Japanese and Korean: on Linux, Windows and macOS."""
 PAPER, INK, FAINT = (255, 255, 255), (31, 35, 40), (101, 109, 118)
 RIGHT, WRONG, NEUTRAL = (17, 122, 101), (200, 60, 30), (101, 109, 118)
 """Told apart without colour too: a right answer has a tick, a wrong one a cross."""
-BLUE = np.array((26, 95, 180), dtype=np.float64)
 
 
 def sample_indices(size: int, count: int) -> list[int]:
@@ -75,15 +82,14 @@ def tile(
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((MARGIN - 3, MARGIN - 3, MARGIN + width + 2, MARGIN + height + 2), fill=colour)
     canvas.paste(Image.fromarray(picture), (MARGIN, MARGIN))
-    font = _font(TEXT_SIZE)
+    font = _fonts(TEXT_SIZE)[0]
     begin, end = MARGIN, full_width - MARGIN
     if right is not None:
         _mark(draw, begin, top + 3, right, colour)
         begin += 16
-    room = end - begin - font.getlength(score) - 8
-    draw.text((begin, top), _fitted(answer, room), fill=colour, font=font)
-    draw.text((end, top), score, fill=colour, font=font, anchor="ra")
-    draw.text((MARGIN, top + LINE_HEIGHT), _fitted(f"truth {truth}", end - MARGIN), fill=FAINT, font=font)
+    _write(draw, begin, top, answer, end - begin - font.getlength(score) - 8, colour)
+    draw.text((end, top + BASELINE), score, fill=colour, font=font, anchor="rs")
+    _write(draw, MARGIN, top + LINE_HEIGHT, f"truth {truth}", end - MARGIN, FAINT)
     return np.asarray(canvas)
 
 
@@ -97,69 +103,20 @@ def grid(tiles: Sequence[Picture], title: str = "") -> Picture:
     near = range(max(1, wished - 2), min(number, wished + 2) + 1)
     columns = min(near, key=lambda some: (-number % some, abs(some - wished)), default=number)
     top = 36 if title else MARGIN
-    full_width = max(columns * width + 2 * MARGIN, math.ceil(_font(17).getlength(title)) + 4 * MARGIN)
+    title, font = _fitted(title, math.inf, TITLE_SIZE)
+    full_width = max(columns * width + 2 * MARGIN, math.ceil(font.getlength(title)) + 4 * MARGIN)
     canvas = Image.new("RGB", (full_width, top + math.ceil(number / columns) * height + MARGIN), PAPER)
-    ImageDraw.Draw(canvas).text((2 * MARGIN, 9), title, fill=INK, font=_font(17))
+    ImageDraw.Draw(canvas).text((2 * MARGIN, 9), title, fill=INK, font=font)
     for index, one in enumerate(tiles):
         row, column = divmod(index, columns)
         canvas.paste(Image.fromarray(one), (MARGIN + column * width, top + row * height))
     return np.asarray(canvas)
 
 
-def confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str = "") -> Picture:
-    """The confusion matrix, truth in rows: each cell tinted by its share of the row, with its count where it fits.
-
-    Args:
-        counts: (classes, classes).
-    """
-    from PIL import Image, ImageDraw
-
-    number = len(classes)
-    cell = 46 if number <= 20 else max(2, 920 // number)
-    named = cell >= 16
-    size = min(TEXT_SIZE, cell - 2) if named else TEXT_SIZE
-    names = [_fitted(name, 150, size) for name in classes] if named else []
-    label = max((math.ceil(_font(size).getlength(name)) for name in names), default=0) + 2 * MARGIN
-    left, top = label + 26, 40
-    side = number * cell
-    canvas = Image.new("RGB", (left + side + 2 * MARGIN, top + side + label + 30), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    tints = (255 - (255 - BLUE) * np.sqrt(shares)[..., None]).astype(np.uint8)
-    canvas.paste(Image.fromarray(tints).resize((side, side), Image.Resampling.NEAREST), (left, top))
-    draw.text((left, 11), _fitted(title or "Confusion matrix", side, 17), fill=INK, font=_font(17))
-    if number <= 20:
-        _counts(draw, counts, shares, left, top, cell)
-    for index, name in enumerate(names):
-        middle = index * cell + cell // 2
-        draw.text((left - MARGIN, top + middle), name, fill=INK, font=_font(size), anchor="rm")
-        _vertical(canvas, name, size, left + middle, top + side + MARGIN, from_top=True)
-    draw.rectangle((left, top, left + side, top + side), outline=FAINT)
-    draw.text((left + side // 2, top + side + label + 12), "prediction", fill=FAINT, font=_font(TEXT_SIZE), anchor="mm")
-    _vertical(canvas, "truth", TEXT_SIZE, 12, top + side // 2, from_top=False)
-    return np.asarray(canvas)
-
-
-def _counts(draw: ImageDraw.ImageDraw, counts: Any, shares: Any, left: int, top: int, cell: int) -> None:
-    """Writes each count into its cell; zeros are left out, so that the errors stand out."""
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        text = str(counts[row, column])
-        ink = PAPER if shares[row, column] > 0.3 else INK
-        place = (left + column * cell + cell // 2, top + row * cell + cell // 2)
-        draw.text(place, text, fill=ink, font=_font(TEXT_SIZE if len(text) < 5 else 11), anchor="mm")
-
-
-def _vertical(canvas: Any, text: str, size: int, centre: int, y: int, *, from_top: bool) -> None:
-    """`text` turned to read upwards, its end at `y`, or its middle there."""
-    from PIL import Image, ImageDraw
-
-    length = math.ceil(_font(size).getlength(text)) + 2
-    strip = Image.new("RGB", (length, size + 6), PAPER)
-    ImageDraw.Draw(strip).text(
-        (1, (size + 6) // 2), text, fill=INK if from_top else FAINT, font=_font(size), anchor="lm"
-    )
-    turned = strip.transpose(Image.Transpose.ROTATE_90)
-    canvas.paste(turned, (centre - turned.width // 2, y if from_top else y - length // 2))
+def _write(draw: ImageDraw.ImageDraw, x: int, y: int, text: str, width: float, colour: tuple[int, int, int]) -> None:
+    """One line of text, cut to `width`; the line stands at the same height in every font."""
+    text, font = _fitted(text, width)
+    draw.text((x, y + BASELINE), text, fill=colour, font=font, anchor="ls")
 
 
 def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool, colour: tuple[int, int, int]) -> None:
@@ -171,20 +128,41 @@ def _mark(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool, colour: tuple[
         draw.line([(x + 10, y + 1), (x + 1, y + 10)], fill=colour, width=2)
 
 
-def _fitted(text: str, width: float, size: int = TEXT_SIZE) -> str:
-    """`text`, cut with an ellipsis to `width` pixels; a character that the font lacks becomes a question mark."""
-    text = text.encode("latin-1", "replace").decode("latin-1")
-    font = _font(size)
+def _fitted(text: str, width: float, size: int = TEXT_SIZE) -> tuple[str, Font]:
+    """Cut `text` with an ellipsis to `width` pixels; return it and its font. A letter that no font has becomes `?`."""
+    font, present = _font_of(text, size)
+    text = "".join(letter if letter in present else "?" for letter in text)
     if font.getlength(text) <= width:
-        return text
+        return text, font
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
-    return text.rstrip() + "..."
+    return text.rstrip() + "...", font
+
+
+def _font_of(text: str, size: int) -> tuple[Font, set[str]]:
+    """The first font with all letters of `text`, else the one with most of them; and the letters that it has."""
+    letters = set(text)
+    found = [(font, {letter for letter in letters if letter in _drawn(font, letter)}) for font in _fonts(size)]
+    return max(found, key=lambda entry: len(entry[1]))  # of equal ones the first
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own scalable font."""
+def _drawn(font: Font, letter: str) -> str:
+    """`letter` if `font` has a shape for it, else nothing: it would draw the box that stands for a missing one."""
+    if letter.isascii():
+        return letter
+    missing = font.getmask("\U0010ffff")
+    shape = font.getmask(letter)
+    return "" if (shape.size, bytes(shape)) == (missing.size, bytes(missing)) else letter
+
+
+@cache
+def _fonts(size: int) -> list[Font]:
+    """Pillow's own font, which has the letters of English, and those of the system that have more."""
     from PIL import ImageFont
 
-    return ImageFont.load_default(size)
+    fonts: list[Font] = [ImageFont.load_default(size)]
+    for name in SYSTEM_FONTS:
+        with suppress(OSError):  # Pillow looks for the name where the system keeps its fonts
+            fonts.append(ImageFont.truetype(name, size))
+    return fonts

@@ -15,7 +15,10 @@ from app.files import sync_folder, warn_once, write_durable
 BLOCK_BYTES = 1 << 16
 
 Kinds = Mapping[str, type | tuple[type, ...]]
-"""Entries that a row must have, and their types."""
+"""Entries that a row must have beside its step, and their types."""
+SCALARS: Kinds = {"epoch": int, "time": (int, float), "seconds": (int, float)}
+IMAGES: Kinds = {"name": str, "files": list, "captions": list}
+TABLE: Kinds = {"name": str, "columns": list, "rows": list}
 
 
 def number(value: float) -> float | str:
@@ -146,3 +149,9 @@ def values(row: Mapping[str, Any]) -> dict[str, float]:
             with suppress(ValueError):
                 found[name] = float(value)
     return found
+
+
+def picture_files(folder: Path, row: Mapping[str, Any]) -> list[Path]:
+    """The files of a row of images.jsonl; none outside of `images/`, whoever wrote the row."""
+    files = [folder / str(file) for file in row.get("files", ())]
+    return [file for file in files if file.resolve().is_relative_to((folder / "images").resolve())]

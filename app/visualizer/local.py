@@ -27,16 +27,12 @@ import numpy.typing as npt
 
 from app.files import write_text
 from app.visualizer.csv_text import csv_text
-from app.visualizer.jsonl import Kinds, LineWriter, number, read
+from app.visualizer.jsonl import TABLE, LineWriter, number, picture_files, read
 
 PAGE_SECONDS = 30.0
 """The page is written anew at most this often, and less often where that would cost more than 0.5 % of the time."""
 HISTORY_CELLS = 20_000
 """Greater tables (a confusion matrix of many classes) are kept in their newest state only."""
-
-IMAGES: Kinds = {"name": str, "files": list, "captions": list}
-TABLE: Kinds = {"name": str, "columns": list, "rows": list}
-"""What the rows of images.jsonl and tables.jsonl have beside their step."""
 
 
 class Local:
@@ -118,7 +114,7 @@ class Local:
 
     def write_page(self, running: bool, summary: Mapping[str, float] | None = None) -> None:
         """Writes report.html and sets when the next one is due."""
-        from app.visualizer.page import page
+        from app.visualizer.run_page import page
 
         before = time.monotonic()
         titles = {"run": self.run_name, "experiment": self.experiment, "group": self.group}
@@ -131,12 +127,6 @@ class Local:
 
     def _write_csv(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         write_text(self._csv_path(name), csv_text(columns, rows))
-
-
-def picture_files(folder: Path, row: Mapping[str, Any]) -> list[Path]:
-    """The files of a row of images.jsonl; none outside of `images/`, whoever wrote the row."""
-    files = [folder / str(file) for file in row.get("files", ())]
-    return [file for file in files if file.resolve().is_relative_to((folder / "images").resolve())]
 
 
 def safe_path(name: str) -> PurePosixPath:

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from app.files import write_text
 from app.visualizer.base import require
 from app.visualizer.jsonl import scalars
-from app.visualizer.wandb_file import last_step
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +56,7 @@ class Wandb:
         self.row: dict[str, Any] = {}
         self.step = -1
         self.known_step = -1
+        self.step_file: int | None = None
 
     @property
     def run(self) -> Any:
@@ -83,7 +83,7 @@ class Wandb:
                 problem,
                 self.folder,
             )
-        self.known_step = max(run.starting_step - 1, last_step(self.folder, run_id))
+        self.known_step = max(run.starting_step - 1, self.last_sent())
         return run
 
     def init(self, run_id: str, mode: Any) -> Any:
@@ -111,6 +111,19 @@ class Wandb:
             write_text(file, known)
         return known
 
+    def last_sent(self) -> int:
+        """The last step that any launch has sent, whether it arrived or lies in a file; -1 before the first."""
+        try:
+            return int((self.folder / "wandb_step").read_bytes())
+        except (OSError, ValueError):
+            return -1
+
+    def note(self, step: int) -> None:
+        """Write down the step that is sent next: one system call, so that a kill leaves the old number or the new."""
+        if self.step_file is None:
+            self.step_file = os.open(self.folder / "wandb_step", os.O_WRONLY | os.O_CREAT, 0o666)
+        os.pwrite(self.step_file, f"{step:<20}".encode(), 0)
+
     def config(self, config: Mapping[str, Any]) -> None:
         self.settings = config
         _ = self.run
@@ -136,6 +149,8 @@ class Wandb:
         """Sends the row, once and for all."""
         row, self.row = self.row, {}
         if row and self.step > (self.known_step if self.run else -1):
+            # Noted first: a row that a kill keeps back is a gap, one that is sent twice would stay twice.
+            self.note(self.step)
             self.run.log(row, step=self.step, commit=True)
             self.known_step = self.step
 

@@ -167,7 +167,7 @@ def test_a_real_run_shows_the_same_images_at_every_validation(run_app: RunApp) -
     )
     vis_data = folder / "vis_data"
     rows = list(jsonl.read(vis_data / "images.jsonl"))
-    counts = {"val/predictions": 5, "val/predictions_grid": 1, "val/worst": 2, "val/worst_grid": 1, "val/confusion": 1}
+    counts = {"val/predictions": 5, "val/predictions_grid": 1, "val/worst": 2, "val/worst_grid": 1}
     for name, count in counts.items():
         mine = [row for row in rows if row["name"] == name]
         assert [len(row["files"]) for row in mine] == [count, count]
@@ -194,7 +194,7 @@ def test_a_real_run_shows_the_same_images_at_every_validation(run_app: RunApp) -
 
     events = EventAccumulator(str(vis_data / "tensorboard"))
     events.Reload()
-    assert {"val/predictions/4", "val/predictions_grid", "val/worst/1", "val/confusion"} <= set(events.Tags()["images"])
+    assert {"val/predictions/4", "val/predictions_grid", "val/worst/1"} <= set(events.Tags()["images"])
 
 
 def test_pictures_change_no_weight(run_app: RunApp) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from app.launch import report
-from app.launch.page import as_script, failures, groups, render
-from app.launch.report import main, read_sweep, write_report
+from app.launch.page import failures, groups, page, tiles
+from app.launch.report import main, write_report
+from app.launch.results import read_sweep
+from app.visualizer.page import as_script
 
 
 def make_point(sweep: Path, name: str, axes: dict[str, Any], state: str, curve: list[float], **record: Any) -> Path:
@@ -73,7 +75,7 @@ def test_mean_and_spread_over_seeds(sweep: Path) -> None:
     assert found[0.1].mean == pytest.approx(0.85)
     assert found[0.1].spread == pytest.approx(0.0707107)
     assert found[1].spread is None
-    assert "0.85" in groups(read_sweep(sweep))
+    assert 0.85 in groups(read_sweep(sweep))["rows"][-1]
 
 
 def test_a_loss_is_ranked_from_below(sweep: Path) -> None:
@@ -96,11 +98,12 @@ def test_points_that_were_only_tested_are_ranked(tmp_path: Path) -> None:
 
 
 def test_failures_come_with_a_command_that_retries(sweep: Path) -> None:
-    page = failures(read_sweep(sweep))
-    assert "killed by SIGKILL" in page
-    assert "&lt;b&gt;last&lt;/b&gt; words" in page
-    assert "python -m app resume=true" in page
-    assert f"hydra.run.dir={sweep / 'lr-1__seed-1'} resume=auto" in page
+    _, every, blocks = failures(read_sweep(sweep))
+    assert every["text"] == "python -m app resume=true"
+    (item,) = blocks["items"]
+    assert item["reason"] == "killed by SIGKILL"
+    assert item["error"] == "<b>last</b> words"
+    assert f"hydra.run.dir={sweep / 'lr-1__seed-1'} resume=auto" in item["command"]
 
 
 def test_a_job_that_ended_without_its_launcher_is_a_failure(sweep: Path) -> None:
@@ -110,17 +113,20 @@ def test_a_job_that_ended_without_its_launcher_is_a_failure(sweep: Path) -> None
 
 
 def test_the_best_setting_is_that_of_the_best_mean(sweep: Path) -> None:
-    page = render(read_sweep(sweep))
-    assert "Best mean over seeds: <b>0.85</b> ± 0.071 by <code>optim.lr=0.1</code> (2 seeds)" in page
+    assert tiles(read_sweep(sweep))[1] == {
+        "label": "best mean over seeds",
+        "value": "0.85 ± 0.071",
+        "note": "optim.lr=0.1 (2 seeds)",
+    }
 
 
 def test_long_values_keep_both_ends(sweep: Path) -> None:
     for number, path in enumerate(sorted(sweep.glob("*/job.json"))):
         record = json.loads(path.read_text())
         path.write_text(json.dumps({**record, "axes": {"data.root": f"/data/{'x' * 300}/{number}"}}))
-    page = render(read_sweep(sweep))
-    assert "x" * 100 not in page[: page.index("plotly")]
-    assert all(f"xxx/{number}</td>" in page for number in range(4))
+    text = page(read_sweep(sweep))
+    assert "x" * 100 not in text
+    assert all(f'xxx/{number}"' in text for number in range(4))
 
 
 def test_nothing_in_the_data_can_end_the_script_element() -> None:
@@ -132,7 +138,7 @@ def test_an_empty_sweep_and_no_sweep(sweep: Path, tmp_path: Path, capsys: pytest
         shutil.rmtree(path)
     for path in sweep.glob("*/DONE.json"):
         path.unlink()
-    assert "No result yet" in render(read_sweep(sweep))
+    assert "no result yet" in page(read_sweep(sweep))
     assert main([str(tmp_path / "nothing")]) == 64
     assert "holds no sweep" in capsys.readouterr().err
 
@@ -156,13 +162,15 @@ def test_a_browser_draws_the_page(sweep: Path, tmp_path: Path) -> None:
         "--disable-component-update",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
-    page = subprocess.run(
+    shown = subprocess.run(
         ["chromium", *options, "--virtual-time-budget=3000", "--dump-dom", f"file://{sweep / report.PAGE}"],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     ).stdout
-    for place in ('<div id="effects"><div class="js-plotly-plot"', '<div id="curves" class="js-plotly-plot"'):
-        assert place in page, "it was not drawn"
-    assert ">optim.lr</option>" in page
+    dom = shown[shown.index("<main") : shown.index("</main>")]
+    assert dom.count('<svg width="') == 2, "the effect of optim.lr, and the curves"
+    assert dom.count('class="curve') == 3 + 1, "three points with results; the mean"
+    assert ">optim.lr</option>" in dom
+    assert "<b>last" not in dom

@@ -11,7 +11,7 @@ from runs import RunApp
 
 from app.launch.report import main as report
 from app.visualizer.local import Local
-from app.visualizer.page import page
+from app.visualizer.run_page import page
 
 SMALL = ("data.limit_train=64", "data.limit_val=16", "data.batch_size=16", "model.width=4", "randomness.seed=1")
 PICTURES = ("+hooks=visualization", "hooks.visualization.enable=true", "hooks.visualization.max_images=2")

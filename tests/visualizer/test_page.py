@@ -1,5 +1,6 @@
 """The page of a run: its numbers, and that a real browser draws it without a network."""
 
+import html
 import json
 import re
 import shutil
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.visualizer.curves import charts, exact_epochs, launch_seconds, resume_marks
 from app.visualizer.local import Local
-from app.visualizer.page import charts, exact_epochs, launch_seconds, page, pictures, state, tiles
+from app.visualizer.run_page import matrix, page, pictures, state, tables, tiles
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -64,12 +66,12 @@ def vis_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_state_says_how_it_ended() -> None:
     settings = {"train": {"by_epoch": True, "max_epochs": 3}}
-    assert state([row(30, 3)], settings, running=False) == {"word": "finished", "place": "epoch 3 of 3"}
-    assert state([row(20, 2)], settings, running=False) == {"word": "ended", "place": "epoch 2 of 3"}
-    assert state([row(20, 2)], settings, running=True)["word"] == "running"
-    assert state([], {}, running=True)["place"] == "nothing logged yet"
+    assert state([row(30, 3)], settings, running=False) == ("finished", "epoch 3 of 3")
+    assert state([row(20, 2)], settings, running=False) == ("ended", "epoch 2 of 3")
+    assert state([row(20, 2)], settings, running=True)[0] == "running"
+    assert state([], {}, running=True)[1] == "nothing logged yet"
     by_step = {"train": {"by_epoch": False, "max_iters": 25}}
-    assert state([row(25, 2)], by_step, running=False) == {"word": "finished", "place": "step 25 of 25"}
+    assert state([row(25, 2)], by_step, running=False) == ("finished", "step 25 of 25")
 
 
 def test_best_is_by_the_watched_metric() -> None:
@@ -102,7 +104,7 @@ def test_epochs_are_exact_between_their_ends() -> None:
 
 def test_a_long_curve_keeps_ends_and_spikes() -> None:
     rows = [row(step, 0, **{"train/loss": 1000.0 if step == 4321 else step / 1e4}) for step in range(1, 20_001)]
-    (chart,) = charts(rows)
+    ((chart,), _) = charts(rows)
     (curve,) = chart["curves"]
     assert len(curve["step"]) < 2100
     assert (curve["step"][0], curve["step"][-1]) == (1, 20_000)
@@ -112,52 +114,119 @@ def test_a_long_curve_keeps_ends_and_spikes() -> None:
 
 def test_phases_and_raw_weights_share_a_chart() -> None:
     rows = [row(1, 1, **{"train/top1": 0.5, "val/top1": 0.6, "val/top1_origin": 0.4, "val/loss": 1.0})]
-    titles = {chart["title"]: [curve["name"] for curve in chart["curves"]] for chart in charts(rows)}
+    titles = {chart["title"]: [curve["name"] for curve in chart["curves"]] for chart in charts(rows)[0]}
     assert titles == {"loss": ["val/loss"], "top1": ["train/top1", "val/top1", "val/top1_origin"]}
 
 
 def test_too_many_pictures_are_thinned_evenly(vis_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = pictures(vis_data, {10: 1, 20: 2, 30: 3})
-    assert [entry["epoch"] for entry in every["val/predictions"]] == [1, 2, 3]
-    monkeypatch.setattr("app.visualizer.page.PICTURE_BYTES", 400)
-    assert [entry["step"] for entry in pictures(vis_data, {})["val/predictions"]][-1] == 30
-    assert len(pictures(vis_data, {})["val/predictions"]) < 3
+    (every,) = pictures(vis_data, {10: 1, 20: 2, 30: 3}, tested=False)
+    notes = ["epoch 1 · step 10", "epoch 2 · step 20", "epoch 3 · step 30"]
+    assert [entry["note"] for entry in every["entries"]] == notes
+    monkeypatch.setattr("app.visualizer.run_page.PICTURE_BYTES", 400)
+    (fewer,) = pictures(vis_data, {}, tested=False)
+    assert fewer["entries"][-1]["note"] == "step 30"
+    assert len(fewer["entries"]) < 3
 
 
 def test_the_page_needs_nothing_else(vis_data: Path) -> None:
     text = page(vis_data, TITLES, running=False, summary={"best/val/top1": 0.9, "x": float("nan")})
-    own = text[: text.index("<script>")] + text[text.rindex('<script type="application/json"') :]
-    assert not re.search(r"(src|href)\s*=\s*[\"']?https?:|url\(https?:|@import", own)
-    assert "<title>digits &amp; &lt;co> · 2026-01-01_00-00-00</title>" in text
+    assert not re.search(r"(src|href)\s*=\s*[\"']?https?:|url\(https?:|@import", text)
+    assert len(text) < 100_000, "it carries no library"
+    assert "<title>digits &amp; &lt;co&gt;</title>" in text
     assert "</script><script>document" not in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_a_browser_draws_it(vis_data: Path, tmp_path: Path) -> None:
+def browser(page: Path, scratch: Path, script: str = "", *flags: str) -> "subprocess.CompletedProcess[str]":
+    """Open `page` in a browser without a network, run `script` in it at its end, and return what it shows by then."""
     assert CHROMIUM is not None
-    shown = subprocess.run(
+    copy = scratch / "page.html"
+    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    return subprocess.run(
         [
-            CHROMIUM,
-            *FLAGS,
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={tmp_path}",
-            "--dump-dom",
-            f"file://{vis_data / 'report.html'}",
+            *(CHROMIUM, *FLAGS, *flags, "--host-resolver-rules=MAP * ~NOTFOUND"),
+            *(f"--user-data-dir={scratch / 'profile'}", "--dump-dom", f"file://{copy}"),
         ],
         capture_output=True,
         text=True,
         timeout=300,
         check=True,
     )
+
+
+POINTER = """
+function point(kind, element, x, y) {
+  const box = element.getBoundingClientRect(), at = {clientX: box.left + x * box.width, clientY: box.top + y * box.height};
+  element.dispatchEvent(new PointerEvent(kind, {...at, bubbles: true, pointerType: "mouse"}));
+}
+const labels = () => [...plot.querySelectorAll("svg > text")].map((text) => text.textContent).join(" ");
+const plot = document.querySelector(".plot"), found = [];
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_plot_answers_the_pointer(vis_data: Path, tmp_path: Path) -> None:
+    script = (
+        POINTER
+        + """
+    point("pointermove", plot, 0.6, 0.5);
+    found.push(plot.querySelector(".tip").innerText, labels());
+    point("pointerdown", plot, 0.6, 0.5); point("pointermove", plot, 0.9, 0.5); point("pointerup", plot, 0.9, 0.5);
+    found.push(labels());
+    plot.dispatchEvent(new MouseEvent("dblclick")); found.push(labels());
+    document.querySelector(".legend button").click(); found.push(plot.querySelectorAll(".curve").length);
+    document.querySelector(".row button").click(); found.push(labels());
+    document.title = JSON.stringify(found);
+    """
+    )
+    title = re.search(r"<title>(.*?)</title>", browser(vis_data / "report.html", tmp_path, script).stdout, re.DOTALL)
+    assert title is not None
+    tip, before, zoomed, reset, curves, by_epoch = json.loads(html.unescape(title[1]))
+    assert re.fullmatch(r"step 1\d\s+train/loss: 0\.0\d+(\s+val/loss: .*)?", tip.strip()), tip
+    assert before.endswith("step")
+    assert zoomed != before == reset
+    assert curves == 1
+    assert by_epoch.endswith("epoch")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_dark_and_narrow_screen(vis_data: Path, tmp_path: Path) -> None:
+    script = "document.title = getComputedStyle(document.body).backgroundColor + document.documentElement.scrollWidth"
+    flags = ("--force-dark-mode", "--window-size=500,900")  # no window of a browser is narrower
+    assert "<title>rgb(14, 17, 22)500</title>" in browser(vis_data / "report.html", tmp_path, script, *flags).stdout
+
+
+def test_marks_where_a_run_was_resumed() -> None:
+    first = [row(step, step // 2) | {"time": 100.0 + step, "seconds": 1.0 * step} for step in (1, 2, 3)]
+    second = [row(step, step // 2) | {"time": 200.0 + step, "seconds": 1.0 * step} for step in (4, 5)]
+    (mark,) = resume_marks(first + second)
+    assert (mark["step"], mark["epoch"]) == (3, 1.5)
+    assert resume_marks(first) == resume_marks([]) == []
+
+
+def test_a_matrix_of_many_classes_comes_from_its_file(tmp_path: Path) -> None:
+    names = [f"class {index}" for index in range(200)]
+    backend = Local(tmp_path, "run", "digits", page=False)
+    rows = [[name, *[int(row == column) for column in range(200)]] for row, name in enumerate(names)]
+    backend.table("val/confusion", ["truth", *names], rows, 1)
+    _, columns = tables(tmp_path, {}, tested=False)
+    (found,) = columns["blocks"]
+    assert found == matrix("val/confusion", rows, "")
+    assert found["counts"] == [[index, index, 1] for index in range(200)]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_browser_draws_it(vis_data: Path, tmp_path: Path) -> None:
+    shown = browser(vis_data / "report.html", tmp_path)
     dom = shown.stdout[shown.stdout.index("<main") : shown.stdout.index("</main>")]
     assert not [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
     assert "hacked" not in shown.stdout[: shown.stdout.index("</title>")]
-    drawn = dom.count("js-plotly-plot")
-    assert drawn == 6, "loss, top1, f1, lr, time and the confusion matrix"
-    assert len(re.findall(r'class="trace scatter', dom)) == 8
+    assert dom.count('<svg width="') == 5, "loss, top1, f1, lr and the confusion matrix; time is folded away"
+    assert dom.count('class="curve') == 7
     both = dom[dom.index(">f1<") : dom.index(">learning rate<")]
-    colours = re.findall(r'js-line" d="[^"]*" style="[^"]*stroke: ([^;]*);', both)
-    assert len(set(colours)) == 2, "the average's curve and the raw weights' differ"
+    assert len(set(re.findall(r'class="curve[^>]*stroke: ([^;"]*)', both))) == 2, (
+        "the average and the raw weights differ"
+    )
+    assert re.findall(r'<rect x="[^>]*opacity="([^"]*)"', dom) == ["0.866", "0.500", "1.000"], "3, 1 of 4; 4 of 4"
     assert len(re.findall(r'<img src="data:image/png;base64,', dom)) == 2
     assert "caption 30" in dom
     per_class, other = dom[dom.index(">Per class<") :].split(">Other tables<")
@@ -175,5 +244,5 @@ def test_a_test_shows_its_metrics_and_no_curves() -> None:
     rows = [row(0, 0, **{"test/top1": 0.75, "test/loss": 0.5})]
     shown = [(tile["label"], tile["value"]) for tile in tiles(rows, {"mode": "test"})]
     assert shown[:2] == [("test/top1", "0.7500"), ("test/loss", "0.5000")]
-    assert charts(rows) == []
-    assert state(rows, {"mode": "test"}, running=False) == {"word": "finished", "place": "test"}
+    assert charts(rows) == ([], [])
+    assert state(rows, {"mode": "test"}, running=False) == ("finished", "test")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+import wandb_file
 from runs import RunApp
 
-from app.visualizer import wandb_file
 from app.visualizer.tensorboard import TensorBoard
 
 TINY = ("data.limit_train=32", "data.limit_val=16", "model=mlp", "schedule.warmup=0", "train.max_epochs=1")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb_file
 
-from app.visualizer import jsonl, wandb_file
+from app.visualizer import jsonl
 
 STEPS = list(range(1, 31))
 EVALUATIONS = [4, 8, 12, 16, 20, 24, 28]

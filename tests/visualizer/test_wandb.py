@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb_file
 
 from app.errors import ConfigError
 from app.visualizer import wandb as module
-from app.visualizer import wandb_file
 from app.visualizer.mlflow import Mlflow
 from app.visualizer.tensorboard import TensorBoard
 from app.visualizer.wandb import Wandb

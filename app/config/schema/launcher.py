@@ -34,7 +34,7 @@ class LocalLauncherConf:
         choices=("auto", "fork", "fresh"),
     )
     preload: list[str] = knob(
-        ["torch._dynamo", "app.job", "app.visualizer.local", "plotly.offline", "filelock"],
+        ["torch._dynamo", "app.job", "app.visualizer.local", "app.visualizer.run_page", "filelock"],
         "Modules that forked jobs share; they must neither start a thread nor touch a GPU.",
     )
     grace_seconds: float = knob(
