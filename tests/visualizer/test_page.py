@@ -154,12 +154,13 @@ def browser(page: Path, scratch: Path, script: str = "", *flags: str) -> "subpro
 
 
 POINTER = """
-function point(kind, element, x, y) {
-  const box = element.getBoundingClientRect(), at = {clientX: box.left + x * box.width, clientY: box.top + y * box.height};
-  element.dispatchEvent(new PointerEvent(kind, {...at, bubbles: true, pointerType: "mouse"}));
+function point(kind, x, y) {
+  const box = first.getBoundingClientRect();
+  const at = {clientX: box.left + x * box.width, clientY: box.top + y * box.height};
+  first.dispatchEvent(new PointerEvent(kind, {...at, bubbles: true, pointerType: "mouse"}));
 }
-const labels = () => [...plot.querySelectorAll("svg > text")].map((text) => text.textContent).join(" ");
-const plot = document.querySelector(".plot"), found = [];
+const labels = () => [...first.querySelectorAll("svg > text")].map((text) => text.textContent).join(" ");
+const first = document.querySelector(".plot"), found = [];
 """
 
 
@@ -168,19 +169,18 @@ def test_a_plot_answers_the_pointer(vis_data: Path, tmp_path: Path) -> None:
     script = (
         POINTER
         + """
-    point("pointermove", plot, 0.6, 0.5);
-    found.push(plot.querySelector(".tip").innerText, labels());
-    point("pointerdown", plot, 0.6, 0.5); point("pointermove", plot, 0.9, 0.5); point("pointerup", plot, 0.9, 0.5);
+    point("pointermove", 0.6, 0.5);
+    found.push(first.querySelector(".tip").innerText, labels());
+    for (const [kind, x] of [["pointerdown", 0.6], ["pointermove", 0.9], ["pointerup", 0.9]]) point(kind, x, 0.5);
     found.push(labels());
-    plot.dispatchEvent(new MouseEvent("dblclick")); found.push(labels());
-    document.querySelector(".legend button").click(); found.push(plot.querySelectorAll(".curve").length);
+    first.dispatchEvent(new MouseEvent("dblclick")); found.push(labels());
+    document.querySelector(".legend button").click(); found.push(first.querySelectorAll(".curve").length);
     document.querySelector(".row button").click(); found.push(labels());
     document.title = JSON.stringify(found);
     """
     )
-    title = re.search(r"<title>(.*?)</title>", browser(vis_data / "report.html", tmp_path, script).stdout, re.DOTALL)
-    assert title is not None
-    tip, before, zoomed, reset, curves, by_epoch = json.loads(html.unescape(title[1]))
+    shown = browser(vis_data / "report.html", tmp_path, script)
+    tip, before, zoomed, reset, curves, by_epoch = title_of(shown.stdout)
     assert re.fullmatch(r"step 1\d\s+train/loss: 0\.0\d+(\s+val/loss: .*)?", tip.strip()), tip
     assert before.endswith("step")
     assert zoomed != before == reset
@@ -190,9 +190,20 @@ def test_a_plot_answers_the_pointer(vis_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_a_dark_and_narrow_screen(vis_data: Path, tmp_path: Path) -> None:
-    script = "document.title = getComputedStyle(document.body).backgroundColor + document.documentElement.scrollWidth"
-    flags = ("--force-dark-mode", "--window-size=500,900")  # no window of a browser is narrower
-    assert "<title>rgb(14, 17, 22)500</title>" in browser(vis_data / "report.html", tmp_path, script, *flags).stdout
+    script = """
+    const wide = [...document.querySelectorAll("main *")].filter((element) => !element.closest(".scroll, .matrix, .plot")
+      && element.getBoundingClientRect().right > innerWidth).map((element) => element.outerHTML);
+    document.title = JSON.stringify([getComputedStyle(document.body).backgroundColor, wide]);
+    """
+    shown = browser(vis_data / "report.html", tmp_path, script, "--force-dark-mode", "--window-size=390,900")
+    assert title_of(shown.stdout) == ["rgb(14, 17, 22)", []]
+
+
+def title_of(dom: str) -> Any:
+    """What a script wrote into the page's title."""
+    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+    assert title is not None
+    return json.loads(html.unescape(title[1]))
 
 
 def test_marks_where_a_run_was_resumed() -> None:
@@ -220,8 +231,8 @@ def test_a_browser_draws_it(vis_data: Path, tmp_path: Path) -> None:
     dom = shown.stdout[shown.stdout.index("<main") : shown.stdout.index("</main>")]
     assert not [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
     assert "hacked" not in shown.stdout[: shown.stdout.index("</title>")]
-    assert dom.count('<svg width="') == 5, "loss, top1, f1, lr and the confusion matrix; time is folded away"
-    assert dom.count('class="curve') == 7
+    assert dom.count('<svg width="') == 6, "loss, top1, f1, lr, time and the confusion matrix"
+    assert dom.count('class="curve') == 8
     both = dom[dom.index(">f1<") : dom.index(">learning rate<")]
     assert len(set(re.findall(r'class="curve[^>]*stroke: ([^;"]*)', both))) == 2, (
         "the average and the raw weights differ"
