@@ -191,7 +191,8 @@ def test_a_plot_answers_the_pointer(vis_data: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_a_dark_and_narrow_screen(vis_data: Path, tmp_path: Path) -> None:
     script = """
-    const wide = [...document.querySelectorAll("main *")].filter((element) => !element.closest(".scroll, .matrix, .plot")
+    const inside = (element) => element.closest(".scroll, .matrix, .plot");
+    const wide = [...document.querySelectorAll("main *")].filter((element) => !inside(element)
       && element.getBoundingClientRect().right > innerWidth).map((element) => element.outerHTML);
     document.title = JSON.stringify([getComputedStyle(document.body).backgroundColor, wide]);
     """
