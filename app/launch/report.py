@@ -54,7 +54,7 @@ def write_report(folder: Path) -> Sweep:
 
 
 class Reporter:
-    """Keeps the report of a running sweep up to date, at no more than a twentieth of the launcher's time."""
+    """Keep the report of a running sweep up to date, at no more than a twentieth of the launcher's time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,12 +63,12 @@ class Reporter:
         self.problem = ""
 
     def refresh(self, force: bool = False) -> None:
-        """Something has changed."""
+        """Note that something has changed."""
         self.due = True
         self.refresh_if_due(force)
 
     def refresh_if_due(self, force: bool = False) -> None:
-        """Writes the report if something has changed and the last one is long enough ago."""
+        """Write the report if something has changed and the last one is long enough ago."""
         if not self.due or (time.monotonic() < self.next_time and not force):
             return
         started = time.monotonic()
@@ -84,7 +84,7 @@ class Reporter:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes the report of each folder; returns the exit code."""
+    """Write the report of each folder; return the exit code."""
     if not arguments or any(argument.startswith("-") for argument in arguments):
         print("usage: python -m app.report FOLDER…   writes results.csv and report.html into a sweep's folder")
         return 0 if {"-h", "--help"} & set(arguments) else 64

@@ -13,7 +13,7 @@ from app.errors import ConfigError
 
 
 def require(module: str, backend: str, remedy: str) -> Any:
-    """Imports the package of a backend when it is built, so before training.
+    """Import the package of a backend when it is built, so before training.
 
     Raises:
         ConfigError: it is not installed.
@@ -31,19 +31,19 @@ class Backend(Protocol):
     """
 
     def config(self, config: Mapping[str, Any]) -> None:
-        """The resolved configuration, without secrets; once at the start of every launch."""
+        """Take the resolved configuration, without secrets; once at the start of every launch."""
         ...
 
     def scalars(self, values: Mapping[str, float], step: int, epoch: int) -> None:
-        """Values named `phase/quantity` after `step` steps, `epoch` finished epochs."""
+        """Take values named `phase/quantity` after `step` steps, `epoch` finished epochs."""
         ...
 
     def images(self, name: str, images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], step: int) -> None:
-        """Pictures (height, width, 3), uint8, under one name; the list may differ in length from call to call."""
+        """Take pictures (height, width, 3), uint8, under one name; the list may differ in length from call to call."""
         ...
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], step: int) -> None:
-        """A table such as the per-class results or the confusion matrix."""
+        """Take a table such as the per-class results or the confusion matrix."""
         ...
 
     def rewind(self, step: int) -> None:
@@ -51,11 +51,11 @@ class Backend(Protocol):
         ...
 
     def flush(self) -> None:
-        """Everything given so far survives a kill of this process."""
+        """Let everything given so far survive a kill of this process."""
         ...
 
     def close(self, summary: Mapping[str, float]) -> None:
-        """The end of this launch; `summary` holds the final and best metrics."""
+        """End this launch; `summary` holds the final and best metrics."""
         ...
 
 

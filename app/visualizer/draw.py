@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 Picture = npt.NDArray[np.uint8]
 
-LEAST_SIDE = 112
+MIN_SIDE = 112
 """Pixels to which a smaller image is enlarged, by a whole factor, so that its pixels stay squares."""
-LEAST_WIDTH = 132
+MIN_TEXT_WIDTH = 132
 """Pixels that the text below an image gets."""
 TEXT_SIZE, TITLE_SIZE, LINE_HEIGHT, BASELINE, MARGIN = 14, 17, 19, 14, 6
 SYSTEM_FONTS = (
@@ -40,7 +40,7 @@ def sample_indices(size: int, count: int) -> list[int]:
 
 
 def enlarge(image: Picture, factor: float | None) -> Picture:
-    """(channels, height, width) to (height, width, 3), scaled by `factor`; None: to at least `LEAST_SIDE` pixels.
+    """(channels, height, width) to (height, width, 3), scaled by `factor`; None: to at least `MIN_SIDE` pixels.
 
     One channel is shown in grey, two or more than three by the first or the first three.
     """
@@ -50,7 +50,7 @@ def enlarge(image: Picture, factor: float | None) -> Picture:
     picture: Picture = np.ascontiguousarray(channels.transpose(1, 2, 0))
     height, width = picture.shape[:2]
     if factor is None:
-        factor = max(1, math.ceil(LEAST_SIDE / min(height, width)))
+        factor = max(1, math.ceil(MIN_SIDE / min(height, width)))
     if factor == 1:
         return picture
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -76,7 +76,7 @@ def tile(
     picture = enlarge(image, factor)
     colour = NEUTRAL if right is None else RIGHT if right else WRONG
     height, width = picture.shape[:2]
-    full_width = max(width, LEAST_WIDTH) + 2 * MARGIN
+    full_width = max(width, MIN_TEXT_WIDTH) + 2 * MARGIN
     top = height + 2 * MARGIN
     canvas = Image.new("RGB", (full_width, top + 2 * LINE_HEIGHT + MARGIN), PAPER)
     draw = ImageDraw.Draw(canvas)

@@ -6,7 +6,7 @@ from app.core.state import Run
 
 
 def report_evaluation(run: Run) -> None:
-    """Hands `phase/per_class` and `phase/confusion` (truth in rows) of `run.evaluation` to the visualizer.
+    """Hand `phase/per_class` and `phase/confusion` (truth in rows) of `run.evaluation` to the visualizer.
 
     A table that is not configured is left out; on other ranks than the main one nothing happens.
     """

@@ -74,7 +74,7 @@ class Fanout:
         self._call("rewind", step)
 
     def flush(self) -> None:
-        """Does not wait for the threads: a kill in the next instants may cost a tracker, never `local`, some rows."""
+        """Flush without waiting for the threads: a kill just now may cost a tracker some rows, never `local`."""
         self._call("flush")
 
     def sync(self) -> None:
@@ -89,7 +89,7 @@ class Fanout:
                 member.sync(deadline)
 
     def close(self, summary: Mapping[str, float]) -> None:
-        """Closes all backends; a second call does nothing."""
+        """Close all backends; a second call does nothing."""
         if self.closed:
             return
         self.closed = True
@@ -144,7 +144,7 @@ class Threaded:
         self.synced.set()
 
     def call(self, method: str, args: tuple[Any, ...], size: int) -> None:
-        """Hands the call to the thread; costs some microseconds."""
+        """Hand the call to the thread; costs some microseconds."""
         if self.dropped:
             return
         if self.calls.qsize() >= QUEUE_CALLS or self.waiting_bytes + size > QUEUE_BYTES:
@@ -168,7 +168,7 @@ class Threaded:
             self.synced.wait(max(0.0, deadline - monotonic()))
 
     def wait_until_closed(self, deadline: float, stall_seconds: float) -> None:
-        """Waits for `close` as long as the backend gets on: ends calls, or computes, as slow as the machine may be."""
+        """Wait for `close` as long as the backend gets on: ends calls, or computes, as slow as the machine may be."""
         seen, since = self._activity(), monotonic()
         while not (self.dropped or self.closed.wait(0.02)):
             now, activity = monotonic(), self._activity()
@@ -190,7 +190,7 @@ class Threaded:
         return self.done, int(10 * seconds)
 
     def drop(self, reason: str) -> None:
-        """Gives the backend up, with one warning."""
+        """Give the backend up, with one warning."""
         with self.lock:
             if self.dropped:
                 return

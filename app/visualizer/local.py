@@ -113,7 +113,7 @@ class Local:
             rows.close()
 
     def write_page(self, running: bool, summary: Mapping[str, float] | None = None) -> None:
-        """Writes report.html and sets when the next one is due."""
+        """Write report.html and set when the next one is due."""
         from app.visualizer.run_page import page
 
         before = time.monotonic()

@@ -68,7 +68,7 @@ class Mlflow:
         return self.opened
 
     def open(self) -> MlflowClient:
-        """Connects, and makes or reopens the run."""
+        """Connect, and make or reopen the run."""
         from mlflow.tracking import MlflowClient
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +139,7 @@ class Mlflow:
         self.client.log_text(self.run_id, csv_text(columns, rows), f"tables/{fit_name(name)}/step_{step}.csv")
 
     def rewind(self, step: int) -> None:
-        """What waits of later steps is dropped, what was sent stays; what a kill kept here is made up for."""
+        """Drop what waits of later steps; what was sent stays. Send what a kill kept here."""
         self.waiting = [metric for metric in self.waiting if metric.step <= step]
         for row in scalars(self.folder / "scalars.jsonl", step):
             self.scalars(*row)

@@ -126,7 +126,7 @@ function plot(specOf) {
       path += pen + place.join(" "); pen = "L";
       if (series.x[index] >= left && series.x[index] <= right) dots.push(place);
     }
-    if (!series.dots) found.push(make("path", {class: "curve" + (count > 8 || series.thin ? " thin" : ""), d: path, style: `stroke: ${colour}`, "clip-path": `inset(0 10px 0 0 view-box)`}));
+    if (!series.dots) found.push(make("path", {class: "curve" + (count > 60 ? " many" : count > 8 || series.thin ? " thin" : ""), d: path, style: `stroke: ${colour}`, "clip-path": `inset(0 10px 0 0 view-box)`}));
     if (series.dots || (dots.length <= FEW && count <= 8) || dots.length === 1)
       found.push(...dots.map(([cx, cy]) => make("circle", {cx, cy, r: series.dots || 2.5, style: `fill: ${colour}`, opacity: series.dots ? 0.6 : 1})));
     return found;

@@ -20,7 +20,7 @@ from app.visualizer.curves import charts, launch_seconds, resume_marks
 from app.visualizer.jsonl import IMAGES, SCALARS, TABLE, picture_files, read, values
 from app.visualizer.page import Block, render, rounded, table, tile
 
-PICTURE_BYTES = 24 * 2**20
+PICTURE_BYTES = 12 * 2**20
 """Pictures of more evaluations than fit in this are left out of the page, evenly; they stay in `images/`."""
 PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB\x60\x82"
 ALBUMS = {"predictions": "predictions", "worst": "greatest losses"}

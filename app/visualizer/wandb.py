@@ -87,7 +87,7 @@ class Wandb:
         return run
 
     def init(self, run_id: str, mode: Any) -> Any:
-        """Opens the run; asks nothing."""
+        """Open the run; ask nothing."""
         return self.wandb.init(
             project=self.project,
             entity=self.entity,
@@ -139,14 +139,14 @@ class Wandb:
         self.add({f"{name}_table": self.wandb.Table(columns=list(columns), data=[list(row) for row in rows])}, step)
 
     def add(self, values: Mapping[str, Any], step: int) -> None:
-        """Adds to the row of `step`."""
+        """Add to the row of `step`."""
         if step != self.step:
             self.send()
             self.step = step
         self.row.update(values)
 
     def send(self) -> None:
-        """Sends the row, once and for all."""
+        """Send the row, once and for all."""
         row, self.row = self.row, {}
         if row and self.step > (self.known_step if self.run else -1):
             # Noted first: a row that a kill keeps back is a gap, one that is sent twice would stay twice.
@@ -155,7 +155,7 @@ class Wandb:
             self.known_step = self.step
 
     def rewind(self, step: int) -> None:
-        """A later row that is still here is dropped, what was sent stays; what a kill kept here is made up for."""
+        """Drop a later row that is still here; what was sent stays. Send what a kill kept here."""
         if self.step > step:
             self.row = {}
         for row in scalars(self.folder / "scalars.jsonl", step):
