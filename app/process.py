@@ -1,4 +1,4 @@
-"""How a process of ours ends: together with the one that started it, and without taking the interpreter apart."""
+"""How processes end: with their parent, by a signal, without interpreter teardown."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PATH = os.environ.get("PATH", os.defpath)
 
 
 def follow_parent(signum: int, parent: int | None = None) -> None:
-    """Lets the kernel send this process `signum` when the one that started it ends; Linux only, elsewhere nothing.
+    """Have the kernel send this process `signum` when its parent ends; Linux only, elsewhere nothing.
 
-    `parent` is its process id, where known: if it has ended already, the signal comes at once.
+    With `parent`, its process id, the signal comes at once where the parent has ended already.
     """
     if sys.platform != "linux":
         return
@@ -57,10 +57,10 @@ def unwound_by_signals() -> Iterator[None]:
 
 
 def leave(code: int | str | None) -> NoReturn:
-    """Ends this process as `sys.exit(code)` would, but does not take the interpreter apart; exit handlers run.
+    """Exit without interpreter teardown; threads are waited for and exit handlers run, as with `sys.exit(code)`.
 
-    With torch in it that takes half a second to a second, in which libraries complain into the output, and a thread of
-    gloo's that still has a tensor to give back aborts the process.
+    With torch, teardown takes 0.5 to 1 s, libraries complain meanwhile, and a gloo thread that still has a tensor to
+    give back aborts the process.
     """
     if isinstance(code, str):
         print(code, file=sys.stderr)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_folder(cfg: DictConfig, place: Path) -> Path:
-    """`checkpoints/` in the run folder; with `hooks.checkpoint.out_dir`, there where the run is below output_root."""
+    """Return `checkpoints/` in the run folder, or the run's folder below `hooks.checkpoint.out_dir`."""
     hook = cfg.hooks.get("checkpoint")
     root = hook.get("out_dir") if hook is not None else None
     if not root:
@@ -36,7 +36,7 @@ def checkpoint_folder(cfg: DictConfig, place: Path) -> Path:
 
 
 def choose_seed(cfg: DictConfig, place: Path, source: Path | None, world: World) -> int:
-    """The configured seed; else the one that the checkpoint or the folder holds; else a new one, stored there."""
+    """Return the configured seed, else that of the checkpoint or the folder, else a new one; store it in the folder."""
     seed = cfg.randomness.seed
     if seed is None and source is not None:
         seed = contents.peek(source)["seed"]
@@ -56,7 +56,7 @@ def classes_of(source: Path) -> list[str]:
 
 
 def find_source(cfg: DictConfig, place: Path, checkpoints: Path, world: World) -> Path | None:
-    """The checkpoint to go on from, the same on every rank; None for a fresh start. Says which in one line.
+    """Find the checkpoint to resume from, the same on every rank; None for a fresh start. Log which.
 
     Raises:
         ConfigError: a fresh run was asked for in a folder that holds one.
@@ -106,7 +106,7 @@ def _newest(checkpoints: Path) -> Path | None:
 
 
 def find_tested(cfg: DictConfig, world: World) -> str:
-    """What mode=test evaluates without `load_from`: the named checkpoint, or the newest of the newest run.
+    """Find what mode=test evaluates without `load_from`: the named checkpoint, or the newest of the newest run.
 
     Raises:
         ConfigError: nothing was named, and there is no run.
@@ -125,7 +125,7 @@ def find_tested(cfg: DictConfig, world: World) -> str:
 
 
 def restore(run: Run, source: Path) -> None:
-    """Puts the checkpoint into the run and says what has changed since it was saved."""
+    """Load the checkpoint into the run; log what has changed since it was saved."""
     state = contents.load(source)
     ignored = ("resume", "load_from", "output_root", "trusted_packages", "name")
     then = yaml.safe_load(state["config"])
@@ -140,7 +140,7 @@ def restore(run: Run, source: Path) -> None:
 
 
 def finished(run: Run) -> bool:
-    """True, and said, when nothing is left to do: a restored hook has ended the run again, or its length is reached."""
+    """Whether nothing is left to do, which is logged: a restored hook has stopped the run, or its length is reached."""
     progress = run.state.progress
     if run.stop_reason is not None:
         logger.info("already finished at %s: %s", position(run), run.stop_reason)
@@ -152,7 +152,7 @@ def finished(run: Run) -> bool:
 
 
 def is_concluded(run: Run) -> bool:
-    """True when `DONE.json` says that the run ended where it is now, or there is nothing of it in this folder."""
+    """Whether `DONE.json` says that the run ended where it is now, or nothing of the run is in this folder."""
     if not folder.has_checkpoint(run.folder):
         return True
     done = read_json(run.folder / folder.DONE) or {}
@@ -160,7 +160,7 @@ def is_concluded(run: Run) -> bool:
 
 
 class FirstStep(Hook):
-    """Makes the run the newest of its experiment when its first step since this start is done, not before."""
+    """Make the run the newest of its experiment once its first step since this start is done."""
 
     def __init__(self, start: int) -> None:
         """`start`: the step that the run begins at."""
@@ -174,7 +174,7 @@ class FirstStep(Hook):
 
 
 def roll_back(run: Run, checkpoints: Path) -> bool:
-    """Returns to the newest intact checkpoint; False when there is none."""
+    """Return to the newest intact checkpoint; False when there is none."""
     world = run.world
     found = world.broadcast(_newest(checkpoints) if world.is_main else None)
     if found is None:

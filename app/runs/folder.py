@@ -34,12 +34,12 @@ RUN_NAME = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(\.\d+)?$")
 
 
 def wants_resume(resume: bool | str) -> bool:
-    """True for `true`, `auto` and a path, and for a job that its cluster, or torchrun, started again."""
+    """Whether to look for a checkpoint: `true`, `auto`, a path, or a job that SLURM or torchrun started again."""
     return resume not in (False, "false") or start.restarted()
 
 
 def resume_path(resume: bool | str, load_from: str | None) -> str | None:
-    """The checkpoint that `resume` (with `load_from`) names, or None when the newest of the run folder is meant."""
+    """Return the checkpoint that `resume` (with `load_from`) names; None: the newest of the run folder."""
     if isinstance(resume, str) and resume not in ("auto", "true", "false"):
         return resume
     return load_from if resume in (True, "true") else None
@@ -54,7 +54,7 @@ def choose(
     load_from: str | None,
     made: list[Path] | None = None,
 ) -> Path:
-    """The folder of a single run: this experiment's newest with `resume`, else a new one, which is made.
+    """Return the folder of a single run: this experiment's newest with `resume`, else a new one, which is made.
 
     A named checkpoint is continued in its own run's folder when it is the newest one there, else in a new folder. A job
     that was started again goes on in the folder of its first start. Folders that had to be made are added to `made`.
@@ -74,39 +74,39 @@ def choose(
 
 
 def is_run(folder: Path) -> bool:
-    """True when a run was started in `folder`."""
+    """Whether a run was started in `folder`."""
     return (folder / ".hydra").is_dir()
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """True when there is a manifest, intact or not, of a training run."""
+    """Whether the run in `folder` has a manifest, intact or not."""
     return holds_checkpoint(folder / CHECKPOINTS)
 
 
 def holds_checkpoint(checkpoints: Path) -> bool:
-    """The same of the folder of the checkpoints."""
+    """Whether a checkpoint folder has a manifest, intact or not."""
     return any(checkpoints.glob("*.json")) or any(checkpoints.glob("*.damaged"))
 
 
 def newest_run(root: Path) -> Path | None:
-    """The last started training run below `root` that has a checkpoint; if none has, the last started."""
+    """Return the last started training run below `root` that has a checkpoint; if none has, the last started."""
     runs = runs_of(root)
     return next((run for run in reversed(runs) if has_checkpoint(run)), runs[-1] if runs else None)
 
 
 def runs_of(root: Path) -> list[Path]:
-    """The training runs of an experiment, the last started last."""
+    """List the training runs of an experiment, the last started last."""
     return start.in_order(folder for folder in root.glob("*") if RUN_NAME.match(folder.name) and is_run(folder))
 
 
 def passed_over(run: Path) -> Path | None:
-    """The run that was started last, where that is not `run` because it has no checkpoint."""
+    """Return the run that was started last, where that is not `run` because it has no checkpoint."""
     runs = runs_of(run.parent)
     return runs[-1] if runs and run in runs[:-1] and not has_checkpoint(runs[-1]) else None
 
 
 def _of_job(root: Path) -> Path | None:
-    """The newest run below `root` that this job was launched into last."""
+    """Find the newest run below `root` that this job was launched into."""
     job = start.job_id()
     if job is None:
         return None
@@ -128,7 +128,7 @@ def _is_newest(checkpoint: Path) -> bool:
 
 
 def _claim(root: Path, mode: str, made: list[Path]) -> Path:
-    """A new folder of this second; two launches at once get two."""
+    """Make a new folder, named by the time; two launches in one second get two."""
     parents = _missing(root)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + ("" if mode == "train" else f"_{mode}")
     for attempt in range(1000):
@@ -154,7 +154,7 @@ def _claim(root: Path, mode: str, made: list[Path]) -> Path:
 
 
 def count_start(folder: Path) -> None:
-    """The first step of this start is done: from now on its run is the newest, `latest`, and not complete."""
+    """Make the run the newest one, `latest`, and not complete: the first step of this start is done."""
     try:
         (folder / DONE).unlink(missing_ok=True)
         start.record(folder, trained=True)
@@ -207,7 +207,7 @@ def _discard(folder: Path) -> None:
 
 
 def link_checkpoints(folder: Path, checkpoints: Path) -> None:
-    """Lets `checkpoints` in the run folder name where they are kept, so that the run is found without that setting."""
+    """Link `checkpoints` in the run folder to where they are kept, so that the run is found without that setting."""
     link = folder / CHECKPOINTS
     if checkpoints != link and not has_checkpoint(folder) and (link.is_symlink() or not link.exists()):
         with suppress(OSError):
@@ -216,7 +216,7 @@ def link_checkpoints(folder: Path, checkpoints: Path) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Holds the run folder against a second process.
+    """Lock the run folder against a second process.
 
     Raises:
         RunError: another process holds it (code 75), or it cannot be written (code 73).
@@ -241,7 +241,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def wait_until_free(folder: Path, patience_seconds: float) -> None:
-    """Waits for whoever holds `folder` to leave, at most so long.
+    """Wait until nobody holds `folder`, at most so long.
 
     The loader workers of a process that was killed share its lock, and live for some seconds more.
     """

@@ -33,14 +33,14 @@ SECRET = re.compile(r"((?:key|token|secret|password|passwd)[\w.-]*=)\S+", re.IGN
 
 
 def output_dir() -> str:
-    """The run folder that Hydra made for this job."""
+    """Return the run folder that Hydra made for this job."""
     from hydra.core.hydra_config import HydraConfig
 
     return str(HydraConfig.get().runtime.output_dir)
 
 
 def write(folder: Path, device: torch.device) -> None:
-    """`environment.json`, and `code.diff` of uncommitted changes, beside this launch's configuration snapshot."""
+    """Write `environment.json`, and uncommitted changes as `code.diff` beside this launch's configuration snapshot."""
     from hydra.core.hydra_config import HydraConfig
 
     config = HydraConfig.get()
@@ -65,9 +65,8 @@ def write(folder: Path, device: torch.device) -> None:
 
 
 def git_state() -> tuple[str | None, str]:
-    """The commit of the code and the uncommitted changes of tracked files; None without git."""
+    """Return the commit of the code and the uncommitted changes of tracked files; None without git."""
     here = Path(__file__).resolve().parent
-
     # Variables (GIT_*, PATH, HOME) may come from a configuration file, and could make git run any program; so could the
     # repository's own settings for a diff. The user's real home is kept: it says which repositories are trusted.
     environment = {"PATH": PATH, "LC_ALL": "C"}
@@ -86,7 +85,7 @@ def git_state() -> tuple[str | None, str]:
 
 
 def versions() -> dict[str, str]:
-    """Python's and the installed ones of the packages that matter."""
+    """Return the versions of Python and of the installed packages that matter."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -97,7 +96,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Host, processor and device."""
+    """Describe host, processor and device."""
     import torch
 
     described: dict[str, Any] = {

@@ -12,14 +12,14 @@ MISSING = object()
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """All values of `cfg`, interpolations resolved, except those that read the environment: they may be secrets."""
+    """Resolve all values of `cfg`, except those that read the environment: they may be secrets."""
     value = _plain(cfg)
     assert isinstance(value, dict)
     return value
 
 
 def values(cfg: DictConfig) -> dict[str, Any]:
-    """All values of `cfg` as a run uses them, the environment's too: never to be written anywhere."""
+    """Resolve all values of `cfg`, the environment's too: for use, never to be written anywhere."""
     value = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(value, dict)
     return {str(key): item for key, item in value.items()}
@@ -47,7 +47,7 @@ def _item(parent: DictConfig | ListConfig, key: Any) -> Any:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`key.sub.key`, value of every leaf; an empty mapping is a leaf."""
+    """Yield (`key.sub.key`, value) of every leaf; an empty mapping is a leaf."""
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
@@ -57,7 +57,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The leaves that differ: (key, old value, new value), the string `(absent)` for a missing one."""
+    """List the leaves that differ: (key, old value, new value), the string `(absent)` for a missing one."""
     before, after = dict(flat(old)), dict(flat(new))
     keys = [*after, *(key for key in before if key not in after)]
     return [

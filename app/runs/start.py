@@ -20,12 +20,12 @@ PATIENCE_SECONDS = 30.0
 
 
 def restarted() -> bool:
-    """True when SLURM or torchrun started this job again."""
+    """Whether SLURM or torchrun started this job again."""
     return any(int(os.environ.get(f"{name}_RESTART_COUNT", "0")) > 0 for name in ("SLURM", "TORCHELASTIC"))
 
 
 def job_id() -> str | None:
-    """What a launch has in common with its restarts by SLURM or torchrun, and with no other; None outside of both."""
+    """Identify a launch and its restarts by SLURM or torchrun, and no other; None outside of both."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None and "TORCHELASTIC_RUN_ID" in os.environ:
         job = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}"  # the name alone is often `none`
@@ -45,18 +45,18 @@ def record(folder: Path, trained: bool = False) -> None:
 
 
 def number(folder: Path) -> int | None:
-    """The number of the last start in `folder`; None when it has none."""
+    """Read the number of the last start in `folder`; None when it has none."""
     found = (read_json(folder / START) or {}).get("number")
     return found if isinstance(found, int) else None
 
 
 def trained(folder: Path) -> bool:
-    """True when a step was completed by a run in `folder`."""
+    """Whether the run in `folder` has completed a step."""
     return bool((read_json(folder / START) or {}).get("trained"))
 
 
 def in_order(folders: Iterable[Path]) -> list[Path]:
-    """Runs, or sweeps, of one experiment by their starts, the last one last."""
+    """Sort runs, or sweeps, of one experiment by their starts, the last one last."""
     keys: dict[Path, tuple[int, bool, str]] = {}
     last = 0
     for folder in sorted(folders):
