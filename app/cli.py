@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,10 @@ def entry() -> int | str | None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        traceback.print_exc()
+        print("this is a bug in the program or in a class of yours", file=sys.stderr)
+        return BUG
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -80,4 +80,6 @@ def explained(hydra: Hydra, settings: Sequence[str]) -> Iterator[None]:
             raise known from error
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
+        if not is_hydra_error(error):
+            raise  # a bug, whatever the settings are
         raise ConfigError(explanation(hydra, error, settings)) from error

@@ -29,6 +29,8 @@ def job_id() -> str | None:
     job = os.environ.get("SLURM_JOB_ID")
     if job is None and "TORCHELASTIC_RUN_ID" in os.environ:
         job = f"{os.environ['TORCHELASTIC_RUN_ID']} {os.getppid()}"  # the name alone is often `none`
+    elif job is not None:
+        job += f" {os.environ.get('SLURM_PROCID')}"  # with env.dist.launcher=none each task is a run of its own
     return None if job is None else hashlib.sha256("\0".join([job, *sys.argv[1:]]).encode()).hexdigest()[:16]
 
 
