@@ -24,7 +24,7 @@ def metric_names(config: Config, given: Collection[str]) -> Iterator[str]:
             watched.append((key, node["monitor"], node.get("rule")))
     saver = hooks.get("checkpoint") or {}
     names, rule = _listed(saver.get("save_best")), _listed(saver.get("rule"))
-    rules = rule * len(names) if len(rule) == 1 else [*rule, *[None] * len(names)]
+    rules = [*rule, *[None] * len(names)] if isinstance(saver.get("rule"), list) else [saver.get("rule")] * len(names)
     watched += [("hooks.checkpoint", metric, each) for metric, each in zip(names, rules, strict=False)]
     try:
         known = metric_rules(config)

@@ -23,8 +23,10 @@ SIGNALS = [
     if hasattr(signal, name)
 ]  # fmt: skip
 SHOW_CURSOR = "\x1b[?25h"
-REPEAT_SECONDS = 2.0
-"""torchrun passes a Ctrl-C on that its workers have had from the terminal already: that is no second one."""
+SAME_SECONDS = 1.0
+"""Two Ctrl-C closer than this are one: srun, timeout and schedulers signal both a process and its group."""
+TORCHRUN_SECONDS = 2.0
+"""torchrun passes on a Ctrl-C that its workers have had from the terminal already."""
 STEPS_BETWEEN_LOOKS = 10
 """On several GPUs: asking all ranks makes the host wait for the device."""
 
@@ -87,11 +89,12 @@ class Preempt(PreemptConf, Hook):
             _in_worker(number)
             return
         if number == signal.SIGINT:
-            elapsed = time.monotonic() - self._interrupted_at
-            repeated = "TORCHELASTIC_RUN_ID" in os.environ and elapsed < REPEAT_SECONDS
-            if self._received == signal.SIGINT and not repeated:
+            now = time.monotonic()
+            same = TORCHRUN_SECONDS if "TORCHELASTIC_RUN_ID" in os.environ else SAME_SECONDS
+            if self._received == signal.SIGINT and now - self._interrupted_at >= same:
                 _leave_at_once()
-            self._interrupted_at = time.monotonic()
+            if self._received != signal.SIGINT:  # counted from the first, or holding Ctrl-C would never leave
+                self._interrupted_at = now
         self._received = number
         mute_lost_terminals()
         with suppress(OSError):  # nobody may be there to read it: `| tee` dies of the same Ctrl-C

@@ -52,7 +52,7 @@ def metric_rules(config: Mapping[str, Any]) -> dict[str, str | None]:
     first = _find(watcher.get("monitor", "auto"), rules) or _find(metrics["monitor"], rules)
     if first is None:
         return rules
-    return {first: None} | rules | {first: watcher.get("rule") or rules[first]}
+    return {first: None} | rules | {first: rules[first] or watcher.get("rule")}
 
 
 def resolve(name: str, rules: Mapping[str, str | None], key: str = "metrics.monitor") -> str:
@@ -73,12 +73,15 @@ def resolve(name: str, rules: Mapping[str, str | None], key: str = "metrics.moni
 def resolve_rule(
     name: str, rules: Mapping[str, str | None], given: str | None = None, key: str = "metrics.rule"
 ) -> str:
-    """`greater` or `less`: the `given` one, else the metric's own.
+    """`greater` or `less`: the metric's own, else the `given` one.
 
     Raises:
-        ConfigError: nothing is given and the metric's direction is not known; `key` is where to give it.
+        ConfigError: the two disagree, or nothing is given and the metric's direction is not known; `key` is where to
+            give it.
     """
-    rule = given or rules[name]
+    rule = rules[name] or given
+    if given and given != rule:
+        raise ConfigError(f"{key}={given} would keep the worst: of {name} the {rule} is better; leave {key} out")
     if rule is None:
         raise ConfigError(f"{key}: it is not known which direction of {name} is better; set it to greater or less")
     return rule

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from app.checkpoint.manifest import Manifest
 from app.checkpoint.recovery import newest_intact
 
@@ -142,13 +144,52 @@ def last_row(folder: Path) -> dict[str, float]:
     return {name: value for name, value in row.items() if name.startswith("val/") and "time" not in name}
 
 
-def test_a_second_ctrl_c_leaves_at_once_and_the_run_goes_on_from_the_last_save(tmp_path: Path) -> None:
-    with started(tmp_path, "train.max_epochs=1000") as process:
-        wait_for(process, r"saved epoch_2.pth")
-        process.send_signal(signal.SIGSTOP)  # both signals are there before it can act on the first
+STUCK = """
+import time
+from app.core.hook import Hook
+
+class Stuck(Hook):
+    priority = 95
+
+    def step_end(self, run, step):
+        if step.step == 25:
+            print("here it takes long", flush=True)
+            time.sleep(SECONDS)
+"""
+"""A step that takes long: what is signalled meanwhile waits for its end."""
+
+
+def stuck_for(seconds: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Settings of a run whose 25th step takes so long."""
+    (folder / "stuck.py").write_text(STUCK.replace("SECONDS", str(seconds)))
+    monkeypatch.chdir(folder)
+    return ["train.max_epochs=1000", "hooks.checkpoint.async_save=false", "hooks.stuck._target_=stuck.Stuck"]
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_run_goes_on_from_the_last_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(tmp_path / "run", *stuck_for(600, tmp_path, monkeypatch)) as process:
+        wait_for(process, "here it takes long")
         process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGCONT)
+        wait_for(process, "SIGINT: finishing the step")
+        time.sleep(1.1)
         process.send_signal(signal.SIGINT)
         text = rest(process)
     assert process.returncode == 130, text
-    assert newest(tmp_path).step >= 20
+    assert newest(tmp_path / "run").step == 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_two_signals_within_a_second_are_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """srun and timeout send two: the run saves and leaves all the same."""
+    with started(tmp_path / "run", *stuck_for(2, tmp_path, monkeypatch)) as process:
+        wait_for(process, "here it takes long")
+        process.send_signal(number)
+        wait_for(process, f"{number.name}: finishing the step")
+        process.send_signal(number)
+        text = rest(process)
+    assert process.returncode == 128 + number, text
+    assert newest(tmp_path / "run").step == 25

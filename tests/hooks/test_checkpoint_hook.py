@@ -124,14 +124,14 @@ def test_best_off_schedule_is_written_once_and_does_not_disturb_the_interval(tmp
 
 
 def test_several_metrics_each_with_its_rule(tmp_path: Path) -> None:
-    hook = Checkpoint(save_best=["top1", "loss"], rule=["less", "less"])
+    hook = Checkpoint(save_best=["top1", "loss"], rule=["greater", "less"])
     trained(tmp_path, hook, Scores(0.5, 0.7, 0.9))
     folder = tmp_path / "checkpoints"
-    assert hook.rules == {"val/top1": "less", "val/loss": "less"}
-    assert os.readlink(folder / "best.pth") == "best_top1_epoch_1.pth"
+    assert hook.rules == {"val/top1": "greater", "val/loss": "less"}
+    assert os.readlink(folder / "best.pth") == "best_top1_epoch_3.pth"
     assert os.readlink(folder / "best_loss.pth").startswith("best_loss_epoch_")
-    assert os.stat(folder / "best_top1_epoch_1.pth").st_nlink == 2 + (
-        os.readlink(folder / "best_loss.pth") == "best_loss_epoch_1.pth"
+    assert os.stat(folder / "best_top1_epoch_3.pth").st_nlink == 2 + (
+        os.readlink(folder / "best_loss.pth") == "best_loss_epoch_3.pth"
     )
 
 

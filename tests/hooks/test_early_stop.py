@@ -54,7 +54,8 @@ def test_when_it_stops(tmp_path: Path, arguments: dict[str, Any], values: list[f
 def test_less_is_better_for_a_loss(tmp_path: Path) -> None:
     assert fed(tmp_path, EarlyStop(monitor="loss", patience=2), [0.5, 0.4, 0.45, 0.41], "val/loss")[1] == 4
     assert fed(tmp_path, EarlyStop(monitor="loss", threshold=0.3), [0.5, 0.2], "val/loss")[1] == 2
-    assert fed(tmp_path, EarlyStop(monitor="loss", rule="greater", patience=2), [0.5, 0.4, 0.3], "val/loss")[1] == 3
+    with pytest.raises(ConfigError, match=r"hooks\.early_stop\.rule=greater would keep the worst"):
+        fed(tmp_path, EarlyStop(monitor="loss", rule="greater"), [], "val/loss")
 
 
 def test_counters_survive_a_resume(tmp_path: Path) -> None:

@@ -100,7 +100,11 @@ def child_status(folder: Path, environment: dict[str, str], pause_seconds: float
 
 
 def test_the_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
-    assert child_status(tmp_path, {}, 0.0) == 130
+    assert child_status(tmp_path, {}, 1.1) == 130
+
+
+def test_two_ctrl_c_within_a_second_are_one(tmp_path: Path) -> None:
+    assert child_status(tmp_path, {}, 0.0) == 0
 
 
 def test_torchrun_s_echo_of_a_ctrl_c_is_no_second_one(tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def test_extra_metrics_take_their_direction_from_torchmetrics_or_from_the_user()
     assert resolve_rule("val/mine", rules) == "less"
 
 
+@pytest.mark.parametrize(("name", "given"), [("val/top1", "less"), ("val/loss", "greater"), ("val/kappa", "less")])
+def test_a_direction_against_the_metric_s_own_is_refused(name: str, given: str) -> None:
+    rules = metric_rules(config(monitor=name, rule=given, extra={"kappa": {"_target_": "torchmetrics.CohenKappa"}}))
+    with pytest.raises(ConfigError, match=f"here={given} would keep the worst: of {name} the "):
+        resolve_rule(name, rules, given, "here")
+
+
 def test_an_extra_metric_cannot_take_a_built_in_name() -> None:
     with pytest.raises(ConfigError, match=r"metrics\.extra\.loss"):
         metric_rules(config(extra={"loss": {"_target_": "torchmetrics.Accuracy"}}))

@@ -95,9 +95,9 @@ class CheckpointConf(HookConf):
                 yield f"{key}.rule must be greater or less, got {rule!r}{near}"
         if rules and self.save_best is None:
             yield f"{key}.rule={self.rule} has no effect without {key}.save_best"
-        elif rules and len(rules) not in (1, len(self.listed_best())):
+        elif isinstance(self.rule, list) and len(rules) != len(self.listed_best()):
             counts = f"{len(rules)} entries for {len(self.listed_best())} of save_best"
-            yield f"{key}.rule has {counts}; give one for each, or just one"
+            yield f"{key}.rule has {counts}; give one for each, or leave it out"
 
     def listed_best(self) -> list[str]:
         """`save_best` as a list."""
@@ -107,8 +107,7 @@ class CheckpointConf(HookConf):
 
     def listed_rules(self) -> list[str | None]:
         """The rule of each of `listed_best`; None: known from the metric itself."""
-        rules = self.rule if isinstance(self.rule, list) else [self.rule]
-        return rules * len(self.listed_best()) if len(rules) == 1 else rules
+        return self.rule if isinstance(self.rule, list) else [self.rule] * len(self.listed_best())
 
     def pattern(self) -> str:
         """The file's name with braces for the number, without `.pth`."""
