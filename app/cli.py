@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from app.config import command_line
 from app.config.check import require, resolved
 from app.config.command_line import CONF, CommandLine
-from app.config.composition import compose, explained
+from app.config.composition import compose, explained, replaced
 from app.config.inputs import require_inputs
 from app.config.schema import register
 from app.config.targets import hydra_refusals
@@ -105,7 +105,7 @@ def session(line: CommandLine) -> Iterator[tuple[Hydra, Any]]:
         own = Path(options.config_dir).resolve()
         if not own.is_dir():
             raise ConfigError(f"--config-dir {options.config_dir}: there is no folder {own}")
-        search_path.prepend("command-line", f"file://{own}", SearchPathQuery(provider="schema"))
+        search_path.prepend("command-line", f"file://{own}", SearchPathQuery(provider="options"))
     GlobalHydra.instance().clear()
     hydra = Hydra.create_main_hydra2("app", search_path)
     register_launchers()
@@ -152,6 +152,8 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
     mode = RunMode.MULTIRUN if multirun else RunMode.RUN
     settings = [*(word for word in settings if not word.startswith("hydra.mode=")), f"hydra.mode={mode.name}"]
     config = compose(hydra, name, settings, mode)
+    for note in replaced(hydra, name, settings, mode):
+        print(f"warning: {note}", file=sys.stderr)
     rank = adopt(str(OmegaConf.select(config, "env.dist.launcher")))
     if multirun:
         if rank.size > 1:
@@ -165,7 +167,8 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
             raise ConfigError(listed(refused))
     else:
         require(config, settings)
-        if any(word.startswith("hydra/launcher=") for word in settings):
+        chosen = config.hydra.runtime.choices.get("hydra/launcher")
+        if chosen != "local" or any(word.startswith("hydra/launcher=") for word in settings):
             print("warning: hydra/launcher has no effect without --multirun; running here", file=sys.stderr)
         require_inputs(resolved(config))
         settings = command_line.for_rank(settings, rank.rank)

@@ -213,7 +213,7 @@ def test_multirun_from_a_file(terminal: Terminal) -> None:
 def test_info_and_hydra_help(terminal: Terminal) -> None:
     outcome = terminal.run("--info", "defaults")
     assert outcome.code == 0
-    assert "schema/model/small_cnn" in outcome.out
+    assert "model/small_cnn" in outcome.out
     outcome = terminal.run("--hydra-help")
     assert outcome.code == 0
     assert "--multirun" in outcome.out

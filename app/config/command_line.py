@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.config.check import home_of
+from app.config.schema import ADDED
 from app.config.schema.hooks import HOOKS
 from app.config.schema.runtime import BACKENDS
 from app.errors import ConfigError
@@ -91,7 +92,25 @@ def checked_settings(settings: Sequence[str]) -> list[str]:
         for word in settings
         if (match := OWN_CLASS.match(word)) and match[3] not in {"hooks": HOOKS, "visualizer": BACKENDS}[match[2]]
     }
-    return [_quoted(_added(word, own)) for word in settings]
+    return _joined([_quoted(_added(word, own)) for word in settings])
+
+
+def _joined(settings: list[str]) -> list[str]:
+    """`hooks=[ema] +hooks=early_stop` as `hooks=[ema,early_stop]`: Hydra drops one of the two without a word."""
+    for group in ADDED:
+        names = ", ".join(ADDED[group])
+        if f"{group}=null" in settings or f"~{group}" in settings:
+            raise ConfigError(f"{group}=null: {names} are always there; leave one out with {group}.NAME=null")
+        chosen = next((word for word in settings if word.startswith(f"{group}=")), None)
+        added = next((word for word in settings if word.startswith(f"+{group}=")), None)
+        if chosen is None or added is None:
+            continue
+        lists = [re.fullmatch(r"\[?([\w/, -]*)\]?", word.partition("=")[2]) for word in (chosen, added)]
+        if not all(lists) or any("," in word and "[" not in word for word in (chosen, added)):
+            raise ConfigError(f"{group} is chosen more than once; give it once, as {group}=[…,…]")
+        together = ",".join(found[1] for found in lists if found and found[1])
+        settings = [f"{group}=[{together}]" if word == chosen else word for word in settings if word != added]
+    return settings
 
 
 def _quoted(word: str) -> str:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from app.config.check import check, override_key
 from app.config.explain import causes, culprit, explain, is_hydra_error
-from app.config.schema import GROUPS
+from app.config.schema import ADDED, GROUPS
 from app.config.wording import listed
 from app.errors import ConfigError, RunError, unwritable
 
@@ -44,6 +44,23 @@ def compose(hydra: Hydra, name: str, settings: Sequence[str], mode: RunMode) -> 
         problems += [other for other in others if " is missing" not in other]  # it may be what was left out
         break
     raise ConfigError(listed(problems))
+
+
+def replaced(hydra: Hydra, name: str, settings: Sequence[str], mode: RunMode) -> Iterator[str]:
+    """Note each selection of a file (`override /hooks: [ema]`) that one of the command line takes the place of."""
+    typed = {group: word for group in ADDED for word in settings if word.startswith(f"{group}=")}
+    if not typed or (name == "config" and not any(word.startswith("experiment=") for word in settings)):
+        return
+
+    def chosen(group: str, words: Sequence[str]) -> list[str]:
+        found = hydra.config_loader.compute_defaults_list(name, list(words), mode).defaults
+        paths = [str(entry.config_path) for entry in found]
+        return [path.removeprefix(f"{group}/") for path in paths if path.startswith(f"{group}/")]
+
+    for group, word in typed.items():
+        files = chosen(group, [other for other in settings if other != word])
+        if lost := [each for each in files if each not in chosen(group, settings)]:
+            yield f"{word} replaces {group}=[{','.join(files)}] of a file; to keep {', '.join(lost)} too write +{word}"
 
 
 def explanation(hydra: Hydra, error: Exception, settings: Sequence[str]) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 from app.config.command_line import CONF
 from app.config.documentation import Key, doc_of, keys_of
-from app.config.schema import GROUPS
+from app.config.schema import GROUPS, register
 from app.config.schema.data import AUGMENTS, BATCH_AUGMENTS
 from app.config.schema.launcher import LAUNCHERS
 from app.config.schema.root import AppConf
+from app.config.schema.source import OPTIONS
 from app.errors import ConfigError
 from app.suggest import did_you_mean
 
@@ -23,7 +24,7 @@ Trains, validates and tests an image classifier from one composed configuration.
   python -m app                                             the default experiment: digits, on a CPU, under a minute
   python -m app hooks.checkpoint.interval=2 resume=true     save every 2 epochs; continue the newest run
   python -m app experiment=fashion_mnist model=lenet5 data.root=/data
-  python -m app 'hooks=[default,ema]' hooks.ema.momentum=4e-5 'visualizer=[local,tensorboard]'
+  python -m app hooks=ema hooks.ema.momentum=4e-5 visualizer=tensorboard   added to what is always there
   python -m app mode=test load_from=outputs/digits/.../checkpoints/best.pth
   python -m app load_from=https://host/weights.pth          weights only: fine-tune
   python -m app --multirun optim.lr=0.1,0.03 'randomness.seed=range(3)'     a sweep, queued over GPUs or CPU slots
@@ -32,7 +33,7 @@ Trains, validates and tests an image classifier from one composed configuration.
   python -m app check=true                                  try one step of everything, then stop
 """
 MORE = """\
-Settings are KEY=VALUE. +hooks=ema adds a hook to the default ones; hooks.NAME=null removes one.
+Settings are KEY=VALUE. hooks=ema or 'hooks=[ema,early_stop]' adds to the default hooks; hooks.NAME=null removes one.
 A class of your own, in a package below the current directory: hooks.mine._target_=package.MyHook, model=custom
 model._target_=package.Net +model.width=32, data=custom data._target_=package.load.
 
@@ -70,8 +71,10 @@ def overview() -> str:
 
 
 def options(group: str) -> list[str]:
-    """The options of a config group, from its files."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The options of a config group: of its table, and its files."""
+    register()
+    offered = {name.rpartition("/")[2] for name in OPTIONS if name.rpartition("/")[0] == group}
+    return sorted(offered | {path.stem for path in (CONF / group).glob("*.yaml")})
 
 
 def topic_text(topic: str) -> str:

@@ -99,7 +99,7 @@ def test_limits(limits: dict[str, object], value: object, fine: bool) -> None:
 def test_range_text() -> None:
     cases = {"in (0, 1)": {"gt": 0, "lt": 1}, "in [0, 1)": {"ge": 0, "lt": 1}, ">= 2": {"ge": 2}, "a finite number": {}}
     for text, limits in cases.items():
-        assert range_text(knob(0, **limits).metadata) == text  # type: ignore[arg-type]
+        assert range_text(knob(0, "", **limits).metadata) == text  # type: ignore[arg-type]
 
 
 def test_launcher_options_are_held_to_their_ranges(composed: Compose) -> None:

@@ -300,3 +300,5 @@ HOOKS: dict[str, type] = {
     "switch_recipe": SwitchRecipeConf,
     "profiler": ProfilerConf,
 }
+DEFAULT_HOOKS = ("checkpoint", "logger", "class_num_check", "preempt", "visualization")
+"""Those of every run, unless set to null."""

@@ -5,9 +5,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from app.config.schema.hooks import DEFAULT_HOOKS, HOOKS
 from app.config.schema.knob import knob
 from app.config.schema.model import LossConf, MetricsConf
-from app.config.schema.runtime import EnvConf, LoggingConf, RandomnessConf
+from app.config.schema.runtime import BACKENDS, DEFAULT_BACKENDS, EnvConf, LoggingConf, RandomnessConf
 
 
 @dataclass(eq=False, repr=False)
@@ -61,8 +62,13 @@ class AppConf:
     schedule: Any = knob(MISSING, "The learning-rate schedule: see --help schedule.")
     loss: LossConf = field(default_factory=LossConf)
     metrics: MetricsConf = field(default_factory=MetricsConf)
-    hooks: dict[str, Any] = knob({}, "The hooks by name: see --help hooks.")
-    visualizer: dict[str, Any] = knob({}, "The visualizer backends by name: see --help visualizer.")
+    hooks: dict[str, Any] = knob(
+        {name: HOOKS[name] for name in DEFAULT_HOOKS},
+        "The hooks by name, the default ones and those added: see --help hooks.",
+    )
+    visualizer: dict[str, Any] = knob(
+        {name: BACKENDS[name] for name in DEFAULT_BACKENDS}, "The visualizer backends by name: see --help visualizer."
+    )
     randomness: RandomnessConf = field(default_factory=RandomnessConf)
     logging: LoggingConf = field(default_factory=LoggingConf)
     env: EnvConf = field(default_factory=EnvConf)

@@ -145,3 +145,5 @@ BACKENDS: dict[str, type] = {
     "wandb": WandbConf,
     "mlflow": MlflowConf,
 }
+DEFAULT_BACKENDS = ("local",)
+"""Those of every run, unless set to null."""
