@@ -12,9 +12,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from app.errors import ConfigError, RunError
+from app.metrics.names import metric_rules
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -46,6 +47,7 @@ def search(options: dict[str, Any], launcher: Launcher, config: DictConfig, argu
         )
     if config.hydra.launcher.get("wait") is False:
         raise ConfigError("hydra/sweeper=optuna needs the results of its jobs; remove hydra.launcher.wait=false")
+    require_direction(options["direction"], config)
     study = open_study(options, Path(config.hydra.sweep.dir))
     requeue_unfinished(study)
     finished = (TrialState.COMPLETE, TrialState.FAIL)
@@ -58,6 +60,18 @@ def search(options: dict[str, Any], launcher: Launcher, config: DictConfig, argu
     settings = " ".join(as_overrides(study.best_params))
     print(f"best of {len(complete)} trials: {study.best_value:.6g} with {settings}")
     return float(study.best_value)
+
+
+def require_direction(direction: str, config: DictConfig) -> None:
+    """Raises ConfigError when Optuna would look for the worst value of the metric that the jobs return."""
+    raw: Any = OmegaConf.to_container(config)
+    metric, rule = next(iter(metric_rules(raw).items()))
+    right = {"greater": "maximize", "less": "minimize"}.get(rule or "", direction)
+    if direction != right:
+        raise ConfigError(
+            f"hydra.sweeper.direction={direction}, but the jobs return {metric}, of which {rule} is better: "
+            f"set hydra.sweeper.direction={right}, or another metrics.monitor"
+        )
 
 
 def run_trials(

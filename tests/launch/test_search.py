@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from invocation import Terminal
 from toy import KILLED
 
 optuna = pytest.importorskip("optuna", reason="the extra `optuna` is not installed")
@@ -86,3 +87,11 @@ def test_nothing_to_search(toy) -> None:
     code, output = toy.run("data.batch_size=1")
     assert code != 0
     assert "has nothing to search" in output
+
+
+def test_a_search_for_the_worst_value_is_refused(terminal: Terminal) -> None:
+    """What early stopping watches is what the jobs return: of a loss, the least."""
+    search = ("--multirun", "hydra/sweeper=optuna", "optim.lr=interval(0.001,0.1)", "+hooks=early_stop")
+    refused = terminal.run(*search, "hooks.early_stop.monitor=loss")
+    assert refused.code == 64
+    refused.says("direction=maximize, but the jobs return val/loss, of which less is better: set .*=minimize")
