@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.core.compiler import without_compiler_import
+from app.core.compiler import skip_compiler_import
 
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile whose outputs are overwritten by the next call."""
@@ -32,7 +32,7 @@ def compile_forward(model: nn.Module, setting: bool | str) -> Callable[..., Any]
     compute other last bits, and a resumed process could not know.
     """
     if setting is False:
-        without_compiler_import()
+        skip_compiler_import()
         return model
     mode = "default" if setting is True else str(setting)
     torch.compiler.reset()
