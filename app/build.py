@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from app.config.schema.data import DataConf
+from app.config.schema.model import BCEConf, CrossEntropyConf
 from app.core.hook import Hook
 from app.core.parallel import parallel, synchronised
 from app.core.ranks import World
@@ -29,7 +30,7 @@ from app.data.feed import Feed
 from app.data.source import read_splits
 from app.errors import ConfigError, RunError
 from app.hooks.monitor import Monitor
-from app.metrics.losses import build_loss
+from app.metrics.losses import Loss, Losses, pair
 from app.metrics.metrics import Metrics
 from app.metrics.names import metric_rules, resolve, resolve_rule
 from app.optim.optimizer import build_optimizer
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 OPEN_BUILDERS = {"timm": {"num_classes", "in_chans"}, "torchvision": {"num_classes"}}
 """What builders of these packages take through their `**kwargs`."""
+KINDS: dict[str, str] = {"cross_entropy": CrossEntropyConf._target_, "bce": BCEConf._target_}
+"""What version 0.1 called losses, and entries of hooks.switch_recipe still do."""
 FEED_KEYS = frozenset(DataConf.__dataclass_fields__) - {"_target_"}
 
 
@@ -88,16 +91,24 @@ def build_run(
     length = cfg.train.max_epochs if by_epoch else cfg.train.max_iters
     config = plain(cfg)
     monitored = metric_rules(config)
+    loss = build_losses(values(cfg.loss), data, world.device)
+    if cfg.loss.get("kind"):
+        logger.warning("loss.kind=%s is now chosen by loss=%s", cfg.loss.kind, cfg.loss.kind)
+
+    def make_loss(settings: Mapping[str, Any]) -> Loss:
+        return build_losses(settings, data, world.device).mean
+
     run = Run(
         config=config,
         folder=folder,
         world=world,
         state=TrainState(model=model, forward=forward, optimizer=optimizer, scaler=scaler),
         data=data,
-        metrics=build_metrics(cfg, data),
+        metrics=build_metrics(cfg, data, loss.each),
         schedule=build_schedule(cfg, data, monitored, by_epoch, length),
         visualizer=build_visualizers(cfg, folder, world),
-        loss=build_loss(values(cfg.loss), len(data.classes)),
+        loss=loss.mean,
+        make_loss=make_loss,
         monitored=monitored,
         seed=seed,
         rank_seed=seed + world.rank if cfg.randomness.diff_rank_seed else seed,
@@ -184,7 +195,37 @@ def check_single_sample(model: nn.Module, data: DataFeed, device: torch.device) 
         ) from error
 
 
-def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:
+def build_losses(settings: Mapping[str, Any], data: DataFeed, device: torch.device) -> Losses:
+    """The loss of a section of the configuration, as a mean and per sample.
+
+    Raises:
+        ConfigError: it gives neither, does not fit the data, or would have to be trained itself.
+    """
+    config = {name: value for name, value in settings.items() if name != "kind"}
+    if settings.get("kind"):
+        smoothing = settings.get("label_smoothing", 0.0)
+        config = {"_target_": KINDS[settings["kind"]], "label_smoothing": smoothing}
+    target = config["_target_"]
+    if data.multi_label and target == CrossEntropyConf._target_:
+        raise ConfigError("loss=cross_entropy is for one class an image; choose loss=bce for multi-label data")
+    accepted, classes = parameters_of(target), len(data.classes)
+    if "num_classes" in accepted and config.get("num_classes") is None:
+        config["num_classes"] = classes
+    made = [make(config | ({"reduction": each} if "reduction" in accepted else {})) for each in ("mean", "none")]
+    for loss in made:
+        if not callable(loss):
+            raise ConfigError(f"loss._target_={target} made a {type(loss).__name__}, which cannot be called")
+        if isinstance(loss, nn.Module):
+            if any(True for _ in loss.parameters()):
+                raise ConfigError(f"loss._target_={target} has parameters, and nothing trains those of a loss")
+            loss.to(device)
+    losses = pair(*made, num_classes=classes, multi_label=data.multi_label, device=device)
+    if not losses.per_sample:
+        logger.warning("loss._target_=%s gives no value per sample: evaluations average those of batches", target)
+    return losses
+
+
+def build_metrics(cfg: DictConfig, data: DataFeed, loss: Loss) -> Metrics:
     """The metrics of spec section 10; more of them from `metrics.extra`."""
     settings = values(cfg.metrics)
     classes = list(data.classes)
@@ -194,7 +235,7 @@ def build_metrics(cfg: DictConfig, data: DataFeed) -> Metrics:
         if node is not None:
             accepted = parameters_of(node["_target_"])
             extra[name] = make({**{key: value for key, value in known.items() if key in accepted}, **node})
-    return Metrics(settings, classes, multi_label=data.multi_label, loss=values(cfg.loss), extra=extra)
+    return Metrics(settings, classes, multi_label=data.multi_label, loss=loss, extra=extra)
 
 
 def build_schedule(

@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from app.config.schema.data import DataConf
-from app.config.schema.model import LossConf, MetricsConf
+from app.config.schema.model import MetricsConf
 from app.config.schema.runtime import EnvConf
 from app.core import ranks
 from app.data.feed import Feed
 from app.data.source import ImageTensor, Splits
+from app.metrics.losses import cross_entropy
 from app.metrics.metrics import Metrics
 
 SIZES = (1, 7, 1001, 10_000)
@@ -33,7 +34,7 @@ def measure(world: ranks.World) -> dict[int, Any]:
         source = ImageTensor(images, torch.randint(10, (size,), generator=generator))
         train = ImageTensor(torch.zeros(64, 1, 8, 8, dtype=torch.uint8), torch.zeros(64, dtype=torch.int64))
         feed = Feed(Splits(train, source, CLASSES), settings, world=world, seed=0)
-        metrics = Metrics(metrics_conf, CLASSES, multi_label=False, loss=dataclasses.asdict(LossConf()))
+        metrics = Metrics(metrics_conf, CLASSES, multi_label=False, loss=cross_entropy(reduction="none"))
         metrics.start(feed.eval_size("val"))
         with torch.inference_mode():
             for batch in feed.evaluate("val"):

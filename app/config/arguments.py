@@ -48,6 +48,8 @@ def _passed(key: str, node: Mapping[str, Any], found: Callable[..., Any]) -> tup
     if key == "optim":
         common = {field.name for field in fields(OptimConf)} | {"params"}
         return (given - common) | set(node.get("args") or ()), common
+    if key == "loss":
+        return given - {"kind"}, {"num_classes", "reduction"}
     if key == "schedule":
         defaults = {field.name: field.default for field in fields(ScheduleConf)}
         chosen = {name for name in given if name not in defaults or node[name] != defaults[name]}

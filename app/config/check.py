@@ -29,7 +29,7 @@ from app.errors import ConfigError
 SECRET = re.compile(
     r"(^|[._])(api_?key|access_?key|secret(_?key)?|private_?key|token|password|passwd|credentials?|wandb\.key)$", re.I
 )
-CHOSEN = ("model", "data", "optim", "schedule")
+CHOSEN = ("model", "data", "optim", "schedule", "loss")
 """Sections that exactly one option fills."""
 SECRET_VARIABLE = re.compile(r"\$\{oc\.env:\s*\w*(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.I)
 URL_SECRET = re.compile(
@@ -161,7 +161,7 @@ def _untyped_problems(raw: Mapping[str, Any], where: str, schema: type | None) -
         return
     names = [field.name for field in fields(schema)]
     missing = [name for name in names if name not in raw]
-    if missing and where != "model":
+    if missing and where not in ("model", "loss"):
         base = f"defaults: [/schema/{where}/custom@_here_, _self_]"
         yield f"{where} lacks {', '.join(missing)}; begin its file with `{base}` to have the common keys"
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.config.limits import check_limits
 from app.config.schema.augment import parse_augment, parse_batch_augment
-from app.config.schema.model import LossConf
+from app.config.schema.model import CrossEntropyConf
 from app.config.suggest import unknown_key
 from app.errors import ConfigError
 
@@ -74,7 +74,7 @@ def _recipe_loss(key: str, loss: Any) -> Iterator[str]:
     if not isinstance(loss, dict):
         yield f"{key} must be a mapping like `loss`, got {loss!r}"
         return
-    known = {field.name: field for field in fields(LossConf)}
+    known = {field.name: field for field in fields(CrossEntropyConf) if field.name != "_target_"}
     for name, value in loss.items():
         if name in known:
             yield from check_limits(f"{key}.{name}", value, known[name].metadata)

@@ -148,6 +148,8 @@ class Run:
     visualizer: Visualizer
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     """Mean loss of (n, classes) logits and the batch's targets."""
+    make_loss: Callable[[Mapping[str, Any]], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
+    """Makes another one from its section of the configuration."""
     monitored: Mapping[str, str | None]
     """Metric -> `greater`, `less` or None (not known); the first is the run's own (see app.metrics.names)."""
     seed: int

@@ -10,7 +10,6 @@ from typing import Any
 from app.config.schema.hooks import SwitchRecipeConf
 from app.core.hook import Hook
 from app.core.state import Run
-from app.metrics.losses import build_loss
 
 PARTS = ("augment", "batch_augment", "loss")
 
@@ -57,7 +56,7 @@ class SwitchRecipe(SwitchRecipeConf, Hook):
         wanted = recipe(self.base, self.schedule, epoch)
         changed = [part for part in PARTS if wanted[part] != self.current[part]]
         if "loss" in changed:
-            run.loss = build_loss(wanted["loss"], len(run.data.classes))
+            run.loss = run.make_loss(wanted["loss"])
         if changed and changed != ["loss"]:
             run.data.set_recipe(wanted["augment"], wanted["batch_augment"])
         self.current = wanted

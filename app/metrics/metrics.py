@@ -17,7 +17,7 @@ import torch
 from app.core.ranks import World
 from app.errors import ConfigError, DataError
 from app.metrics.class_scores import Counts, averaged, count_classes, count_labels
-from app.metrics.losses import build_loss
+from app.metrics.losses import Loss
 from app.metrics.names import average_suffixes
 
 
@@ -45,8 +45,8 @@ class Evaluation:
 class Metrics:
     """Computes the metrics of a `MetricsConf` given as plain values.
 
-    `loss` is a `LossConf` likewise, `extra` holds modules of torchmetrics by metric name. These get all probabilities
-    at once, in order, so that they too do not depend on the number of ranks; it takes n x classes floats of memory.
+    `loss` gives one number per sample; `extra` holds modules of torchmetrics by name. These get all probabilities at
+    once, in order, so that they too do not depend on the number of ranks; it takes n x classes floats of memory.
 
     Raises:
         ConfigError: a k of topk is greater than the number of classes, or one of `extra` cannot be used.
@@ -58,18 +58,14 @@ class Metrics:
         classes: Sequence[str],
         *,
         multi_label: bool,
-        loss: Mapping[str, Any],
+        loss: Loss,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         for k in conf["topk"]:
             if k > len(classes):
                 raise ConfigError(f"metrics.topk must be at most the number of classes, {len(classes)}, got {k}")
-        if multi_label and loss["kind"] == "cross_entropy":
-            raise ConfigError(
-                "loss.kind=cross_entropy is for one class an image; set loss.kind=bce for multi-label data"
-            )
         self.conf, self.classes, self.multi_label = conf, classes, multi_label
-        self.sample_loss = build_loss(loss, len(classes), reduction="none")
+        self.sample_loss = loss
         self.k = max(conf["topk"])
         self.extra = dict(extra or {})
         for name, metric in self.extra.items():

@@ -18,6 +18,7 @@ from app.core.ranks import World
 from app.core.rng import order, uniforms
 from app.core.state import Batch, Run, StepBatch, TrainState
 from app.engine.loop import fit
+from app.metrics.losses import cross_entropy
 
 CLASSES = ("a", "b", "c")
 
@@ -96,7 +97,7 @@ def tiny_run(folder: Path, world: World | None = None, model: nn.Module | None =
     model = model or network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     optimizer.param_groups[0]["initial_lr"] = 0.1
-    loss = {"kind": "cross_entropy", "label_smoothing": 0.0}
+    loss = {"_target_": "app.metrics.losses.cross_entropy", "label_smoothing": 0.0}
     values: dict[str, Any] = {
         "config": {"data": {"_target_": "tests.feed", "augment": ["crop"], "batch_augment": None}, "loss": loss},
         "folder": folder,
@@ -107,6 +108,7 @@ def tiny_run(folder: Path, world: World | None = None, model: nn.Module | None =
         "schedule": SimpleNamespace(factor=lambda position: 1.0),
         "visualizer": Tables(),
         "loss": nn.functional.cross_entropy,
+        "make_loss": lambda conf: cross_entropy(conf["label_smoothing"]),
         "monitored": {"val/top1": "greater", "val/loss": "less"},
         "seed": 1,
         "rank_seed": 1,

@@ -15,20 +15,18 @@ from torch.multiprocessing import spawn
 
 from app.core.ranks import World
 from app.errors import ConfigError, DataError
+from app.metrics.losses import bce, cross_entropy
 from app.metrics.metrics import Evaluation, Metrics
 
 ALONE = World(torch.device("cpu"))
 SIZE, CLASSES = 103, 7
+LOSS = cross_entropy(reduction="none")
 NAMES = [f"class {number}" for number in range(CLASSES)]
 
 
 def conf(**changes: Any) -> dict[str, Any]:
     defaults = {"topk": [1, 3], "average": ["macro", "micro"], "per_class": True, "confusion": True, "threshold": 0.5}
     return defaults | changes
-
-
-def cross_entropy(label_smoothing: float = 0.0, kind: str = "cross_entropy") -> dict[str, Any]:
-    return {"kind": kind, "label_smoothing": label_smoothing}
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +52,7 @@ def test_equal_to_scikit_learn() -> None:
     from sklearn import metrics as sk
 
     logits, targets = data()
-    result = evaluate(Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy()), logits, targets)
+    result = evaluate(Metrics(conf(), NAMES, multi_label=False, loss=LOSS), logits, targets)
     chances, best = logits.double().softmax(1), logits.argmax(1)
     labels = range(CLASSES)
     assert result.metrics["top1"] == sk.accuracy_score(targets, best)
@@ -77,7 +75,7 @@ def test_the_mean_loss_is_summed_without_rounding() -> None:
     """One loss of 2^24 swallows the others where they are added in float32."""
     logits, targets = data()
     logits[0, targets[0]] = -(2.0**24)
-    result = evaluate(Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy()), logits, targets)
+    result = evaluate(Metrics(conf(), NAMES, multi_label=False, loss=LOSS), logits, targets)
     exact = math.fsum(result.losses.double().tolist()) / SIZE
     assert result.metrics["loss"] == exact
     assert float(result.losses.mean()) != exact, "otherwise this shows nothing"
@@ -85,7 +83,7 @@ def test_the_mean_loss_is_summed_without_rounding() -> None:
 
 def test_batch_size_and_order_of_batches_change_nothing() -> None:
     logits, targets = data()
-    metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy(0.1))
+    metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy(0.1, "none"))
     first = evaluate(metrics, logits, targets, batch_size=10)
     metrics.start(SIZE)
     for indices in reversed(torch.arange(SIZE).split(10)):
@@ -100,7 +98,7 @@ def run_rank(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     logits, targets = data()
-    metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy())
+    metrics = Metrics(conf(), NAMES, multi_label=False, loss=LOSS)
     # Batches of 200: nothing is left for rank 1.
     results = [
         evaluate(metrics, logits, targets, batch_size, World(torch.device("cpu"), rank, 2)) for batch_size in (10, 200)
@@ -112,7 +110,7 @@ def run_rank(rank: int, folder: Path) -> None:
 def test_two_processes_give_the_same_bits_as_one(tmp_path: Path) -> None:
     spawn(run_rank, (tmp_path,), nprocs=2)
     logits, targets = data()
-    metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy())
+    metrics = Metrics(conf(), NAMES, multi_label=False, loss=LOSS)
     for rank in range(2):
         for batch_size, found in zip((10, 200), torch.load(tmp_path / f"{rank}.pt"), strict=True):
             alone = evaluate(metrics, logits, targets, batch_size)
@@ -126,7 +124,7 @@ def test_multi_label_equal_to_scikit_learn() -> None:
 
     logits, _ = data()
     targets = (torch.rand(SIZE, CLASSES, generator=torch.Generator().manual_seed(1)) < 0.3).float()
-    metrics = Metrics(conf(threshold=0.6), NAMES, multi_label=True, loss=cross_entropy(kind="bce"))
+    metrics = Metrics(conf(threshold=0.6), NAMES, multi_label=True, loss=bce(CLASSES, reduction="none"))
     result = evaluate(metrics, logits, targets)
     chances = logits.sigmoid()
     expected = sk.precision_recall_fscore_support(targets, chances >= 0.6, average="macro", zero_division=0)[:3]
@@ -141,14 +139,14 @@ def test_multi_label_equal_to_scikit_learn() -> None:
 def test_soft_targets_count_as_their_greatest_class() -> None:
     logits, targets = data()
     soft = torch.nn.functional.one_hot(targets, CLASSES) * 0.8 + 0.2 / CLASSES
-    metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy())
+    metrics = Metrics(conf(), NAMES, multi_label=False, loss=LOSS)
     hard, result = evaluate(metrics, logits, targets).metrics, evaluate(metrics, logits, soft).metrics
     assert result["loss"] != hard["loss"]
     assert result | {"loss": 0} == hard | {"loss": 0}
 
 
 def test_tables_are_left_out_when_not_configured() -> None:
-    metrics = Metrics(conf(topk=[1], per_class=False, confusion=False), NAMES, multi_label=False, loss=cross_entropy())
+    metrics = Metrics(conf(topk=[1], per_class=False, confusion=False), NAMES, multi_label=False, loss=LOSS)
     result = evaluate(metrics, *data())
     assert result.per_class == []
     assert result.confusion is None
@@ -158,23 +156,21 @@ def test_tables_are_left_out_when_not_configured() -> None:
 def test_a_nonfinite_loss_is_reported() -> None:
     logits, targets = data()
     logits[5] = math.nan
-    result = evaluate(Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy()), logits, targets)
+    result = evaluate(Metrics(conf(), NAMES, multi_label=False, loss=LOSS), logits, targets)
     assert math.isnan(result.metrics["loss"])
 
 
 def test_refuses_what_cannot_be_measured() -> None:
     with pytest.raises(ConfigError, match=r"metrics\.topk must be at most the number of classes, 7, got 8"):
-        Metrics(conf(topk=[1, 8]), NAMES, multi_label=False, loss=cross_entropy())
-    with pytest.raises(ConfigError, match=r"loss\.kind=bce"):
-        Metrics(conf(), NAMES, multi_label=True, loss=cross_entropy())
-    metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy())
+        Metrics(conf(topk=[1, 8]), NAMES, multi_label=False, loss=LOSS)
+    metrics = Metrics(conf(), NAMES, multi_label=False, loss=LOSS)
     with pytest.raises(DataError, match="split is empty"):
         metrics.start(0)
 
 
 def test_each_sample_counts_exactly_once() -> None:
     logits, targets = data()
-    metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy())
+    metrics = Metrics(conf(), NAMES, multi_label=False, loss=LOSS)
     for left_out, word in (([4], "0 times"), ([], "2 times")):
         metrics.start(SIZE)
         kept = torch.tensor([index for index in range(SIZE) if index not in left_out])
@@ -193,7 +189,7 @@ def test_extra_metrics_from_torchmetrics() -> None:
         import torchmetrics
     logits, targets = data()
     extra = {"kappa": torchmetrics.CohenKappa(task="multiclass", num_classes=CLASSES)}
-    metrics = Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy(), extra=extra)
+    metrics = Metrics(conf(), NAMES, multi_label=False, loss=LOSS, extra=extra)
     for _ in range(2):
         found = evaluate(metrics, logits, targets).metrics["kappa"]
         assert found == pytest.approx(sk.cohen_kappa_score(targets, logits.argmax(1)), abs=1e-6)
@@ -205,7 +201,7 @@ def test_extra_metrics_that_cannot_be_used_show_before_training() -> None:
         from torchmetrics.classification import MulticlassAccuracy
     vector = {"each": MulticlassAccuracy(num_classes=CLASSES, average=None)}
     with pytest.raises(ConfigError, match=r"metrics\.extra\.each: .* must give one number, got \(7,\)"):
-        Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy(), extra=vector)
+        Metrics(conf(), NAMES, multi_label=False, loss=LOSS, extra=vector)
     narrow = {"few": MulticlassAccuracy(num_classes=3)}
     with pytest.raises(ConfigError, match=r"metrics\.extra\.few: MulticlassAccuracy failed"):
-        Metrics(conf(), NAMES, multi_label=False, loss=cross_entropy(), extra=narrow)
+        Metrics(conf(), NAMES, multi_label=False, loss=LOSS, extra=narrow)

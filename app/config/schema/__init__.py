@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from app.config.schema.data import DATA
 from app.config.schema.hooks import DEFAULT_HOOKS, HOOKS
-from app.config.schema.model import MODELS
+from app.config.schema.model import LOSSES, MODELS
 from app.config.schema.optim import OPTIMS, SCHEDULES
 from app.config.schema.root import AppConf
 from app.config.schema.runtime import BACKENDS, DEFAULT_BACKENDS
@@ -24,6 +24,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "data": DATA,
     "optim": OPTIMS,
     "schedule": SCHEDULES,
+    "loss": LOSSES,
     "hooks": HOOKS,
     "visualizer": BACKENDS,
 }

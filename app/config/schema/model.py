@@ -83,14 +83,32 @@ MODELS: dict[str, type] = {
 
 @dataclass(eq=False, repr=False)
 class LossConf:
-    """What the model is trained to lessen."""
+    """Training loss."""
 
-    kind: str = knob(
-        "cross_entropy",
-        "cross_entropy: one class an image (or soft targets); bce: independent yes/no per class (multi-label, or one-hot).",
+    _target_: str = MISSING
+    kind: str | None = knob(
+        None,
+        "Version 0.1's way to say `loss=…`, understood with a warning.",
         choices=("cross_entropy", "bce"),
     )
+
+
+@dataclass(eq=False, repr=False)
+class CrossEntropyConf(LossConf):
+    """Cross-entropy: one class an image, or soft targets."""
+
+    _target_: str = "app.metrics.losses.cross_entropy"
     label_smoothing: float = knob(0.0, "Part of the target mass spread over all classes.", ge=0, lt=1)
+
+
+@dataclass(eq=False, repr=False)
+class BCEConf(CrossEntropyConf):
+    """Binary cross-entropy: an independent yes or no for each class; multi-label, or one class an image."""
+
+    _target_: str = "app.metrics.losses.bce"
+
+
+LOSSES: dict[str, type] = {"cross_entropy": CrossEntropyConf, "bce": BCEConf, "custom": LossConf}
 
 
 @dataclass(eq=False, repr=False)

@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 from app.config.schema.hooks import DEFAULT_HOOKS, HOOKS
 from app.config.schema.knob import knob
-from app.config.schema.model import LossConf, MetricsConf
+from app.config.schema.model import MetricsConf
 from app.config.schema.runtime import BACKENDS, DEFAULT_BACKENDS, EnvConf, LoggingConf, RandomnessConf
 
 
@@ -60,7 +60,7 @@ class AppConf:
     data: Any = knob(MISSING, "The data set: see --help data.")
     optim: Any = knob(MISSING, "The optimizer: see --help optim.")
     schedule: Any = knob(MISSING, "The learning-rate schedule: see --help schedule.")
-    loss: LossConf = field(default_factory=LossConf)
+    loss: Any = knob(MISSING, "The training loss: see --help loss.")
     metrics: MetricsConf = field(default_factory=MetricsConf)
     hooks: dict[str, Any] = knob(
         {name: HOOKS[name] for name in DEFAULT_HOOKS},
