@@ -162,7 +162,7 @@ def run(hydra: Hydra, name: str, line: CommandLine) -> None:
                 "start it once, without srun or torchrun"
             )
         raw: Any = OmegaConf.to_container(config)
-        refused = list(hydra_refusals(raw))
+        refused = list(hydra_refusals(raw, settings))
         if refused:
             raise ConfigError(listed(refused))
     else:

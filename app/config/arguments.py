@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from app.config import targets
-from app.config.schema import GROUPS
+from app.config.kinds import is_option, kind_problem
 from app.config.schema.data import DataConf
 from app.config.schema.optim import OptimConf, ScheduleConf
 from app.errors import ConfigError
@@ -20,16 +20,17 @@ SPECIAL = frozenset({"_target_", "_partial_", "_args_", "_convert_", "_recursive
 
 def argument_problems(tree: Mapping[str, Any]) -> list[str]:
     """Imports the classes of a plain configuration that are not the schema's own, and binds their arguments."""
-    schemas = [schema for options in GROUPS.values() for schema in options.values()]
-    typed = {field.default for schema in schemas for field in fields(schema) if field.name == "_target_"}
     problems = []
     for key, node in targets.find_targets(tree):
-        if node["_target_"] in typed:
+        if is_option(node["_target_"], key):
             continue
         try:
             found = targets.resolve(node["_target_"], key)
         except ConfigError as error:
             problems.append(str(error))
+            continue
+        if problem := kind_problem(found, node["_target_"], key):
+            problems.append(problem)
             continue
         problems += binding_problems(found, key, *_passed(key, node, found))
     return problems

@@ -51,7 +51,7 @@ def check(cfg: DictConfig, overrides: Sequence[str] = ()) -> list[str]:
     tree = resolved(cfg)
     for rule in RULES:
         problems += rule(tree, given)
-    problems += [*targets.refusals(tree), *targets.hydra_refusals(whole), *launcher_problems(cfg)]
+    problems += [*targets.refusals(tree), *targets.hydra_refusals(whole, overrides), *launcher_problems(cfg)]
     return problems or argument_problems(tree)
 
 

@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,13 @@ def refusal(target: object, key: str, more: tuple[str, ...] = ()) -> str | None:
     where = f"{key}._target_"
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
         return f"{where} must be the dotted name of a class or function, got {target!r}"
-    if allowed(target, more):
-        return None
     top = target.partition(".")[0]
+    # A private name of a library promises nothing: torchvision's private builders unpickle what they download.
+    private = top in {name.partition(".")[0] for name in (*OURS, *LIBRARIES)} and any(
+        part.startswith("_") for part in target.split(".")
+    )
+    if allowed(target, more) and not private:
+        return None
     return (
         f"{where}: {target} is not trusted; allowed are this program's own classes, torch.nn, torch.optim, "
         f"torchvision, torchmetrics, timm, and packages below the current directory ({Path.cwd()}). "
@@ -97,7 +101,7 @@ def refusals(tree: Mapping[str, Any]) -> Iterator[str]:
             yield problem
 
 
-def hydra_refusals(config: Mapping[str, Any]) -> Iterator[str]:
+def hydra_refusals(config: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[str]:
     """What below the `hydra` key would run code that is not trusted; `config` is the whole, uninterpolated."""
     hydra = config["hydra"]
     sections = {name: hydra.get(name) for name in ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")}
@@ -111,6 +115,13 @@ def hydra_refusals(config: Mapping[str, Any]) -> Iterator[str]:
                 resolve(node["_target_"], key, HYDRA)
             except ConfigError as error:
                 yield str(error)
+    typed = [word for word in overrides if word.lstrip("+").startswith("hydra.job.env_set")]
+    for variable in variables if isinstance(variables, Mapping) else ():
+        if not any(variable in word for word in typed):  # PATH, GIT_… and LD_… choose what this process runs
+            yield (
+                f"hydra.job.env_set.{variable} is set in a file; variables of the process are set in the environment "
+                f"or on the command line: hydra.job.env_set.{variable}=…"
+            )
     if ENVIRONMENT in variables:
         yield f"hydra.job.env_set.{ENVIRONMENT}: what is trusted is said on the command line or in the environment only"
 

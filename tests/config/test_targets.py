@@ -154,12 +154,13 @@ def test_every_target_of_a_tree_is_found() -> None:
         ({"job_logging": {"handlers": {"a": {"stream": "ext://os.environ"}}}}, "ext://os.environ is not allowed"),
         ({"hydra_logging": {"handlers": {"a": {"stream": "ext://sys.stdout"}}}}, None),
         ({"job": {"env_set": {"APP_TRUSTED_PACKAGES": "os"}}}, "hydra.job.env_set.APP_TRUSTED_PACKAGES"),
+        ({"job": {"env_set": {"PATH": "/evil"}}}, "hydra.job.env_set.PATH is set in a file"),
         ({"job": {"env_set": "${hooks.mine.settings}"}}, "hydra.job.env_set=${hooks"),
     ],
 )
 def test_hydra_s_own_section(node: dict[str, object], problem: str | None) -> None:
     config = {"hydra": node, "logging": {"level": "INFO"}, "hooks": {"mine": {"settings": {"_target_": "os.remove"}}}}
-    problems = list(targets.hydra_refusals(config))
+    problems = list(targets.hydra_refusals(config, []))
     assert (problems == []) if problem is None else (problem in problems[0])
 
 
