@@ -16,7 +16,7 @@ from app.config.check import check, override_key
 from app.config.explain import causes, culprit, explain, is_hydra_error
 from app.config.schema import ADDED, GROUPS
 from app.config.wording import listed
-from app.errors import ConfigError, RunError, unwritable
+from app.errors import IO, CannotWrite, ConfigError, RunError, unwritable
 
 MOST_PROBLEMS = 10
 
@@ -91,6 +91,10 @@ def explained(hydra: Hydra, settings: Sequence[str]) -> Iterator[None]:
         raise
     except Exception as error:
         if not is_hydra_error(error) and (problem := unwritable(error)) is not None:
+            if problem.exit_code == IO and "hydra.mode=MULTIRUN" not in settings:
+                # Hydra itself met the full disk, as it made the folder: nothing has started that could be resumed.
+                place = getattr(error, "filename", None) or "the run folder"
+                problem = CannotWrite(f"cannot make or write {place}: {getattr(error, 'strerror', error)}")
             raise problem from error
         known = next((cause for cause in causes(error) if isinstance(cause, RunError)), None)
         if known is not None:

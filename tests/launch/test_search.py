@@ -76,7 +76,7 @@ def test_a_later_launch_draws_other_points(tmp_path: Path, sampler: str) -> None
 
 
 def test_a_search_needs_results(toy) -> None:
-    toy.launcher += ["hydra/sweeper=optuna", "+hydra.launcher.wait=false"]
+    toy.launcher = ["hydra/launcher=slurm", "hydra.launcher.wait=false", "hydra/sweeper=optuna"]
     code, output = toy.run("data.batch_size=1,2")
     assert code != 0
     assert "remove hydra.launcher.wait=false" in output
