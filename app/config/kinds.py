@@ -52,7 +52,9 @@ def kind_problem(found: Any, target: str, key: str) -> str | None:
     what = "a class" if inspect.isclass(found) else "a function"
     group = key.partition(".")[0]
     options = f"an option of the group {group}" if group in GROUPS else "a class of your own"
-    wanted = " or ".join([*(f"a {kind} class" for kind in kinds), options])
+    wanted = " or ".join(
+        [*(f"a subclass of {'.'.join(BASES.get(kind, ('a torchvision', kind)))}" for kind in kinds), options]
+    )
     return f"{key}._target_: {target} is {what} that does not belong here; this place takes {wanted}"
 
 
