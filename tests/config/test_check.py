@@ -20,6 +20,7 @@ from app.runs import folder
 Compose = Callable[..., DictConfig]
 
 NEEDED = {
+    "loss=custom": ["loss._target_=torch.nn.CrossEntropyLoss"],
     "data=folder": ["data.root=d"],
     "data=custom": ["data._target_=app.data.fake.fake"],
     "model=custom": ["model._target_=app.models.lenet.LeNet5"],
