@@ -96,7 +96,7 @@ class Reading(Hook):
 
 
 def hook(name: str) -> str:
-    return f"+hooks.{name.lower()}={{_target_: test_engine_speed.{name}, priority: 1}}"
+    return f"+hooks.{name.lower()}={{_target_: test_loop_speed.{name}, priority: 1}}"
 
 
 RECIPE = (
@@ -112,7 +112,7 @@ RECIPE = (
     "train.max_epochs=1",
     "hooks=[default,ema]",
     f"hooks.logger.interval={INTERVAL}",
-    "trusted_packages=[test_engine_speed]",
+    "trusted_packages=[test_loop_speed]",
 )
 
 
