@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import pickle
 import re
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,22 @@ logger = logging.getLogger(__name__)
 WAITING, RUNNING, DONE_STATE, FAILED, INTERRUPTED = "waiting", "running", "done", "failed", "interrupted"
 
 
+def name_of(task: Callable[..., Any]) -> str:
+    """`module:function`; a function of `__main__` gets the name that its file has as a module."""
+    module = task.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        module = spec.name if spec else Path(inspect.getfile(task)).stem
+    return f"{module}:{task.__qualname__}"
+
+
+def pack(config: DictConfig, task: str) -> bytes:
+    """Pickle the config and the name of the task function for another interpreter."""
+    from hydra import version
+
+    return pickle.dumps({"config": config, "task": task, "version_base": str(version.getbase())})
+
+
 @dataclass
 class Job:
     """One point of a sweep during one launch."""
@@ -41,7 +60,7 @@ class Job:
     config: DictConfig
     """Composed and checked, Hydra's node included."""
     task: str
-    """The task function, as app.launch.task.name_of names it."""
+    """The task function, as `name_of` names it."""
     state: str = WAITING
     launches: int = 0
     skipped: bool = False
@@ -89,8 +108,6 @@ class Job:
 
     def begin(self, state: str) -> bytes:
         """Count a launch, forget what the last one left, return the packed job."""
-        from app.launch.task import pack
-
         self.state = state
         self.launches += 1
         with suppress(OSError):

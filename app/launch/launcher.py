@@ -107,8 +107,7 @@ class SweepLauncher(Launcher):
         """
         from app.launch import sweep
         from app.launch.compose import compose
-        from app.launch.job import DONE_STATE, job_returns
-        from app.launch.task import name_of
+        from app.launch.job import DONE_STATE, job_returns, name_of
         from app.launch.watch import make_watcher
 
         setup_globals()

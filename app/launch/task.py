@@ -14,7 +14,6 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,22 +35,6 @@ PATIENCE_SECONDS = 120.0
 """For the processes of the launch before a requeue to be gone."""
 
 logger = logging.getLogger(__name__)
-
-
-def name_of(task: Callable[..., Any]) -> str:
-    """`module:function`; a function of `__main__` gets the name that its file has as a module."""
-    module = task.__module__
-    if module == "__main__":
-        spec = getattr(sys.modules["__main__"], "__spec__", None)
-        module = spec.name if spec else Path(inspect.getfile(task)).stem
-    return f"{module}:{task.__qualname__}"
-
-
-def pack(config: DictConfig, task: str) -> bytes:
-    """Pickle the config and the name of the task function for another interpreter."""
-    from hydra import version
-
-    return pickle.dumps({"config": config, "task": task, "version_base": str(version.getbase())})
 
 
 def run_and_leave(folder: Path, rank: int) -> NoReturn:
